@@ -1,0 +1,44 @@
+# Each target does its own set-up. A new machine needs Python 3.11 or later, pip and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench docs clean
+
+help:  ## Show the targets.
+	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/'
+
+setup: $(READY)  ## Make .venv and install Nightwarden with its tools.
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or later is needed"'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade 'pip>=25.1'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable . --group dev
+	@touch $(READY)
+
+demo: $(READY)  ## Run the whole job on simulated transactions, in demo/.
+	rm -rf demo
+	$(BIN)/nightwarden demo demo
+
+test: $(READY)  ## Run the tests.
+	$(BIN)/python -m pytest -n 2
+
+lint: $(READY)  ## Check style, types and the direction of imports.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(READY)  ## Measure on your copy of the handbook data: make bench DATA=folder.
+	$(BIN)/python benchmarks/features.py --data $(DATA)
+	$(BIN)/python benchmarks/handbook.py --data $(DATA)
+
+docs: $(READY)  ## Write the generated pages of docs/.
+	$(BIN)/python -c 'from pathlib import Path; from warehouse.schema import describe_markdown as d; Path("docs/schema.md").write_text(d())'
+	$(BIN)/python -c 'from pathlib import Path; from tasks.features import describe_markdown as d; Path("docs/features.md").write_text(d())'
+
+clean:  ## Remove what the targets made.
+	rm -rf demo .venv

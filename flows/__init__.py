@@ -1,0 +1,1 @@
+"""The night in order: Prefect flows, settings and the command line. No arithmetic, no SQL."""
