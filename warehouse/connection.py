@@ -1,0 +1,239 @@
+"""Open the lake: DuckDB with a DuckLake catalog in SQLite and Parquet files beside it.
+
+DuckLake is optimistic per table, so two writers conflict even on different days. Therefore work
+is computed first and committed inside ``Lake.commit``, which holds one file lock for the short
+commit.
+"""
+
+import importlib.util
+import uuid
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import duckdb
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field
+
+from warehouse import schema
+from warehouse.errors import BusyError, WarehouseError
+
+LOCK_TIMEOUT_SECONDS = 600
+
+
+class WarehouseSettings(BaseModel):
+    """Where the lake, the queue and the models live, and what DuckDB may use."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: Path = Field(Path("warehouse-data"), description="Folder of lake, queue and models.")
+    threads: int = Field(0, ge=0, description="DuckDB threads; 0: one per core.")
+    memory_limit: str = Field(
+        "2GiB",
+        pattern=r"^\d+(\.\d+)? ?([KMGT]i?B|%)$",
+        description="DuckDB memory before it spills to disk.",
+    )
+
+    @property
+    def lake_folder(self) -> Path:
+        """Folder of the catalog and the Parquet files."""
+        return self.path / "lake"
+
+    @property
+    def queue_path(self) -> Path:
+        """SQLite file of the review queue."""
+        return self.path / "queue.sqlite"
+
+
+def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
+    """Load a DuckDB extension from its wheel, or by name where it was installed otherwise.
+
+    Raises:
+        WarehouseError: if neither is there.
+    """
+    spec = importlib.util.find_spec(f"duckdb_extension_{name}")
+    if spec is not None and spec.submodule_search_locations:
+        root = Path(next(iter(spec.submodule_search_locations)))
+        file = root / "extensions" / f"v{duckdb.__version__}" / f"{name}.duckdb_extension"
+        if file.exists():
+            connection.execute(f"LOAD {quote_text(str(file))}")
+            return
+    try:
+        connection.execute(f"LOAD {name}")
+    except duckdb.Error as error:
+        wheel = f"duckdb-extension-{name.replace('_', '-')}=={duckdb.__version__}"
+        message = f"DuckDB extension {name} not found; install it: pip install {wheel}"
+        raise WarehouseError(message) from error
+
+
+def quote_text(text: str) -> str:
+    """Write a text as an SQL literal, for statements that take no parameters (LOAD, ATTACH).
+
+    Example:
+        >>> quote_text("it's")
+        "'it''s'"
+    """
+    return "'" + text.replace("'", "''") + "'"
+
+
+def quote_name(name: str) -> str:
+    """Write a column's name as an SQL identifier.
+
+    Example:
+        >>> quote_name("Total amount")
+        '"Total amount"'
+    """
+    return '"' + name.replace('"', '""') + '"'
+
+
+def quote_texts(texts: Iterable[str]) -> str:
+    """Write texts as an SQL list of literals.
+
+    Example:
+        >>> quote_texts(["a.csv", "b.csv"])
+        "['a.csv', 'b.csv']"
+    """
+    return "[" + ", ".join(map(quote_text, texts)) + "]"
+
+
+class Lake:
+    """One connection to the lake; a private in-memory database beside it holds the staging tables.
+
+    A connection serves one thread. Many connections, threads and processes may share a lake.
+    """
+
+    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+        """Wrap an attached connection; use ``Lake.open``."""
+        self.connection = connection
+        self.folder = folder
+        self._lock = FileLock(folder / "commit.lock", timeout=LOCK_TIMEOUT_SECONDS)
+
+    @classmethod
+    def open(cls, settings: WarehouseSettings) -> Self:
+        """Open the lake, making folder, catalog and tables where they are missing.
+
+        Raises:
+            WarehouseError: if the folder cannot be written or the catalog cannot be opened.
+        """
+        folder = settings.lake_folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "commit.lock").touch()
+        except OSError as error:
+            message = (
+                f"the warehouse folder must be writable, but {folder} is not ({error.strerror}); "
+                "change its permissions or [warehouse] path in nightwarden.toml"
+            )
+            raise WarehouseError(message) from error
+        connection = duckdb.connect()
+        try:
+            return cls._attach(connection, settings)
+        except BaseException:
+            connection.close()
+            raise
+
+    @classmethod
+    def _attach(cls, connection: duckdb.DuckDBPyConnection, settings: WarehouseSettings) -> Self:
+        connection.execute("SET autoinstall_known_extensions = false")
+        connection.execute("SET TimeZone = 'UTC'")
+        connection.execute(f"SET memory_limit = {quote_text(settings.memory_limit)}")
+        # A spill folder of its own: two connections in one folder would write over each other.
+        spill = settings.lake_folder / "spill"
+        spill.mkdir(exist_ok=True)
+        own = quote_text(str(spill / uuid.uuid4().hex))
+        connection.execute(f"SET temp_directory = {own}")
+        if settings.threads:
+            connection.execute(f"SET threads = {settings.threads}")
+        for name in ("ducklake", "sqlite_scanner"):
+            load_extension(connection, name)
+        folder = settings.lake_folder
+        lake = cls(connection, folder)
+        catalog = folder / "catalog.sqlite"
+        attach = (
+            f"ATTACH {quote_text(f'ducklake:sqlite:{catalog}')} AS lake "
+            f"(DATA_PATH {quote_text(str(folder / 'data'))}, "
+            "META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 30000, "
+            "OVERRIDE_DATA_PATH true)"  # the warehouse folder may be moved or copied
+        )
+        try:
+            with lake.locked():
+                connection.execute(attach)
+                lake._create_tables()
+        except (duckdb.Error, OSError) as error:
+            message = f"the lake {catalog} cannot be opened: {error}"
+            busy = "locked" in str(error)
+            raise (BusyError if busy else WarehouseError)(message) from error
+        return lake
+
+    def _create_tables(self) -> None:
+        existing = {
+            row[0]
+            for row in self.connection.execute(
+                "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
+            ).fetchall()
+        }
+        missing = [table for table in schema.TABLES if table.name not in existing]
+        if not missing:
+            return
+        self.connection.execute("BEGIN")
+        for table in missing:
+            for statement in schema.create_statements(table):
+                self.connection.execute(statement)
+        self.connection.execute("COMMIT")
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the lake's one commit lock.
+
+        Raises:
+            BusyError: if another process holds it for longer than ten minutes.
+        """
+        try:
+            with self._lock:
+                yield
+        except Timeout as error:
+            message = (
+                f"another process has held {self._lock.lock_file} for {LOCK_TIMEOUT_SECONDS} s; "
+                "see which (fuser), end it, and run this again"
+            )
+            raise BusyError(message) from error
+
+    @contextmanager
+    def commit(self) -> Iterator[duckdb.DuckDBPyConnection]:
+        """Run the statements inside as one transaction, under the lock; all of them or none.
+
+        Yields:
+            The connection, inside BEGIN.
+        """
+        with self.locked():
+            self.connection.execute("BEGIN")
+            try:
+                yield self.connection
+            except BaseException:
+                self.connection.execute("ROLLBACK")
+                raise
+            self.connection.execute("COMMIT")
+
+    def snapshot_id(self) -> int:
+        """Give the id of the lake's newest snapshot, for the record of what a run read."""
+        row = self.connection.execute("SELECT id FROM lake.current_snapshot()").fetchone()
+        return int(row[0]) if row and row[0] is not None else 0
+
+    def close(self) -> None:
+        """Close the connection."""
+        self.connection.close()
+
+    def __enter__(self) -> Self:
+        """Give the lake; it closes at the end of the block."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close the connection."""
+        self.close()

@@ -1,0 +1,113 @@
+"""The partition ledger: what was done to which day, on what data, with what result."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, date, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import duckdb
+
+from warehouse.connection import Lake
+from warehouse.schema import PARTITION_RUNS
+
+
+@dataclass(frozen=True)
+class PartitionRun:
+    """One finished run of a stage over a day; see ``warehouse.schema.PARTITION_RUNS``."""
+
+    event_date: date
+    stage: str
+    status: str
+    started_at: datetime
+    settings_digest: str
+    rows_in: int = 0
+    rows_out: int = 0
+    rows_quarantined: int = 0
+    lane: str | None = None
+    snapshot_id: int | None = None
+    model_version: str | None = None
+    data_digest: str | None = None
+    error: str | None = None
+    finished_at: datetime | None = None
+
+
+def code_version() -> str:
+    """Give Nightwarden's version, for the record."""
+    try:
+        return version("nightwarden")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def digest(value: Any) -> str:  # noqa: ANN401 (any JSON value)
+    """Give the SHA-256 of a JSON value; keys are sorted, what JSON lacks is written as text."""
+    text = json.dumps(value, sort_keys=True, default=str, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def table_digest(connection: duckdb.DuckDBPyConnection, relation: str) -> str:
+    """Give a digest of a relation's rows that does not depend on their order."""
+    row = connection.execute(
+        f"SELECT count(*), coalesce(sum(hash(t)::HUGEINT), 0)::VARCHAR FROM {relation} AS t"
+    ).fetchone()
+    return digest(list(row or ()))
+
+
+def write_run(connection: duckdb.DuckDBPyConnection, run: PartitionRun) -> None:
+    """Append a run to the ledger; call it inside the transaction that does the run's work."""
+    values = asdict(run) | {"code_version": code_version(), "finished_at": datetime.now(UTC)}
+    names = PARTITION_RUNS.column_names()
+    places = ", ".join(f"${name}" for name in names)
+    connection.execute(
+        f"INSERT INTO lake.partition_runs ({', '.join(names)}) VALUES ({places})", values
+    )
+
+
+def last_run(lake: Lake, day: date, stage: str) -> PartitionRun | None:
+    """Find the newest run of a stage over a day."""
+    names = [field.name for field in fields(PartitionRun)]
+    row = lake.connection.execute(
+        f"SELECT {', '.join(names)} FROM lake.partition_runs "
+        "WHERE event_date = ? AND stage = ? ORDER BY finished_at DESC LIMIT 1",
+        [day, stage],
+    ).fetchone()
+    return PartitionRun(**dict(zip(names, row, strict=True))) if row else None
+
+
+def day_states(lake: Lake, start: date, end: date) -> dict[tuple[date, str], PartitionRun]:
+    """Find the newest run of every stage over the days from ``start`` to ``end``."""
+    names = [field.name for field in fields(PartitionRun)]
+    rows = lake.connection.execute(
+        f"SELECT {', '.join(names)} FROM lake.partition_runs "
+        "WHERE event_date BETWEEN ? AND ? "
+        "QUALIFY row_number() OVER (PARTITION BY event_date, stage ORDER BY finished_at DESC) = 1",
+        [start, end],
+    ).fetchall()
+    runs = [PartitionRun(**dict(zip(names, row, strict=True))) for row in rows]
+    return {(run.event_date, run.stage): run for run in runs}
+
+
+def is_queued(
+    states: Mapping[tuple[date, str], PartitionRun], queued: PartitionRun, lookback: timedelta
+) -> bool:
+    """Tell whether a day was queued like ``queued`` after all that its features look back on landed.
+
+    An enqueue run begins with the scoring whose alerts it queued, so that what lands between the
+    two counts as later.
+    """
+    day = queued.event_date
+    before = states.get((day, "enqueue"))
+    if before is None or (before.model_version, before.settings_digest) != (
+        queued.model_version,
+        queued.settings_digest,
+    ):
+        return False
+    return all(
+        run.finished_at is None or run.finished_at <= before.started_at
+        for (other, stage), run in states.items()
+        if stage in ("ingest", "replay") and day - lookback <= other <= day
+        if run.status == "done"
+    )

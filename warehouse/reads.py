@@ -1,0 +1,82 @@
+"""Reads of the lake for features, training and evaluation; each bounded by days, not history."""
+
+from datetime import UTC, date, datetime, time, timedelta
+
+import polars as pl
+
+from warehouse.connection import Lake, quote_name, quote_text
+
+
+def midnight(day: date) -> datetime:
+    """Give the first moment of a day, UTC."""
+    return datetime.combine(day, time.min, UTC)
+
+
+def read_transactions(lake: Lake, start: date, end: date) -> pl.DataFrame:
+    """Read the transactions of the days from ``start`` to ``end``, both included."""
+    return lake.connection.execute(
+        "SELECT * EXCLUDE (batch_id, ingested_at) FROM lake.transactions "
+        "WHERE event_date BETWEEN ? AND ?",
+        [start, end],
+    ).pl()
+
+
+def read_label_statements(lake: Lake, known_from: date, known_to: date) -> pl.DataFrame:
+    """Read what became known about any transaction on the days given, both included."""
+    return lake.connection.execute(
+        "SELECT event_date, transaction_id, account_id, merchant_id, is_fraud, known_at, "
+        "recorded_at FROM lake.labels WHERE known_at >= ? AND known_at < ?",
+        [midnight(known_from), midnight(known_to + timedelta(days=1))],
+    ).pl()
+
+
+def read_truth(lake: Lake, start: date, end: date, as_of: datetime) -> pl.DataFrame:
+    """Read what was known as of a moment about the transactions of the days given.
+
+    Returns:
+        ``transaction_id`` and ``is_fraud``: each transaction's newest label with
+        ``known_at <= as_of``.
+    """
+    return lake.connection.execute(
+        "SELECT transaction_id, is_fraud FROM lake.labels "
+        "WHERE event_date BETWEEN ? AND ? AND known_at <= ? "
+        "QUALIFY row_number() OVER ("
+        "PARTITION BY transaction_id ORDER BY known_at DESC, recorded_at DESC) = 1",
+        [start, end, as_of],
+    ).pl()
+
+
+def published_days(lake: Lake, start: date, end: date) -> list[date]:
+    """List the days with transactions from ``start`` to ``end``."""
+    rows = lake.connection.execute(
+        "SELECT DISTINCT event_date FROM lake.transactions WHERE event_date BETWEEN ? AND ? "
+        "ORDER BY 1",
+        [start, end],
+    ).fetchall()
+    return [row[0] for row in rows]
+
+
+def read_scores(lake: Lake, start: date, end: date) -> pl.DataFrame:
+    """Read the scores of the days given, with each transaction's account, merchant, amount, time.
+
+    Returns:
+        One row per scored transaction, by day and rank; each member's score is a column
+        ``member.NAME``, null where the day's model had no such member.
+    """
+    days = [start, end]
+    names = lake.connection.execute(
+        "SELECT DISTINCT unnest(map_keys(members)) FROM lake.scores "
+        "WHERE event_date BETWEEN ? AND ? ORDER BY 1",
+        days,
+    ).fetchall()
+    members = "".join(
+        f", map_extract_value(members, {quote_text(name)}) AS {quote_name('member.' + name)}"
+        for (name,) in names
+    )
+    return lake.connection.execute(
+        f"SELECT s.* EXCLUDE (members){members}, t.account_id, t.merchant_id, t.amount, "
+        "t.occurred_at FROM lake.scores s "
+        "JOIN lake.transactions t USING (event_date, transaction_id) "
+        "WHERE event_date BETWEEN ? AND ? ORDER BY event_date, rank_of_day",
+        days,
+    ).pl()
