@@ -1,0 +1,269 @@
+"""What the review queue promises to those who fill it and to those who work it off."""
+
+import time
+from datetime import UTC, date, datetime, timedelta, timezone
+from itertools import pairwise
+
+import pytest
+from sqlalchemy import create_engine, text
+from sqlalchemy.exc import DBAPIError
+
+from warehouse.errors import WarehouseError
+from warehouse.queue import NewAlert, NotInQueueError, Queue, Reason
+
+DAY = date(2026, 3, 2)
+NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
+
+
+def new_alert(number, *, account="a1", score=3.0, amount=10.0, day=DAY, reasons=None):
+    why = Reason("amount", amount, 2.0, f"amount {amount:.2f} is unusual")
+    return NewAlert(
+        transaction_id=f"t{number}",
+        occurred_at=datetime.combine(day, datetime.min.time(), UTC) + timedelta(seconds=number),
+        account_id=account,
+        merchant_id="m1",
+        amount=amount,
+        score=score,
+        rank_of_day=number + 1,
+        members={"gaussian": score, "vae": 1.5},
+        reasons=[why] if reasons is None else reasons,
+        model_version="7",
+    )
+
+
+@pytest.fixture
+def queue(queue_url):
+    with Queue.open(queue_url, create=True, clock=lambda: NOON) as opened:
+        yield opened
+
+
+def contents(queue):
+    cases = [queue.case(c.id) for s in ("open", "closed") for c in queue.cases(state=s)]
+    return cases, queue.counts()
+
+
+def test_enqueue_opens_a_case_per_account_and_appends_to_it(queue):
+    first = queue.enqueue(DAY, "nightly", [new_alert(0), new_alert(1), new_alert(2, account="a2")])
+    assert (first.added, first.cases_opened, first.cases_appended) == (3, 2, 0)
+    later = queue.enqueue(
+        DAY + timedelta(1), "nightly", [new_alert(3), new_alert(4, account="a3")]
+    )
+    assert (later.added, later.cases_opened, later.cases_appended) == (2, 1, 1)
+    case = next(c for c in queue.cases() if c.account_id == "a1")
+    assert (case.alerts, case.amount) == (3, 30.0)
+    assert (case.first_day, case.last_day, case.opened_for) == (DAY, DAY + timedelta(1), DAY)
+
+
+def test_enqueue_again_changes_nothing(queue):
+    alerts = [new_alert(n, account=f"a{n % 3}") for n in range(9)]
+    queue.enqueue(DAY, "nightly", alerts)
+    before = contents(queue)
+    again = queue.enqueue(DAY, "nightly", alerts)
+    assert (again.added, again.already_there, again.cases_opened) == (0, 9, 0)
+    assert contents(queue) == before
+
+
+def test_enqueue_in_another_lane_leaves_known_transactions_alone(queue):
+    queue.enqueue(DAY, "nightly", [new_alert(0)])
+    result = queue.enqueue(DAY, "backfill", [new_alert(0, score=9.0), new_alert(1)])
+    assert (result.added, result.already_there, result.cases_opened) == (1, 1, 1)
+    assert [(a.transaction_id, a.lane, a.score) for a in queue.alerts_of_day(DAY)] == [
+        ("t1", "backfill", 3.0),
+        ("t0", "nightly", 3.0),
+    ]
+
+
+def test_enqueue_of_nothing_leaves_no_trace(queue):
+    result = queue.enqueue(DAY, "nightly", [])
+    assert (result.added, result.already_there) == (0, 0)
+    assert queue.counts() == []
+
+
+def test_alert_comes_back_as_it_went_in(queue):
+    sent = new_alert(0, reasons=[Reason("category", "travel", None, "first travel, café")])
+    queue.enqueue(DAY, "nightly", [sent])
+    (alert,) = queue.case(1).alerts
+    for name in ("occurred_at", "amount", "score", "members", "model_version", "merchant_id"):
+        assert getattr(alert, name) == getattr(sent, name)
+    assert alert.reasons == tuple(sent.reasons)
+    assert alert.created_at == NOON
+    assert alert.occurred_at.tzinfo == UTC
+
+
+def test_occurred_at_in_another_zone_is_the_same_moment(queue):
+    moment = datetime(2026, 3, 2, 1, tzinfo=timezone(timedelta(hours=5)))
+    queue.enqueue(DAY, "nightly", [NewAlert(**{**vars(new_alert(0)), "occurred_at": moment})])
+    assert queue.case(1).alerts[0].occurred_at == datetime(2026, 3, 1, 20, tzinfo=UTC)
+
+
+def test_cases_are_ranked_by_score_then_amount_at_risk(queue):
+    alerts = [
+        new_alert(0, account="low", score=2.0, amount=900.0),
+        new_alert(1, account="small", score=5.0, amount=10.0),
+        new_alert(2, account="large", score=5.0, amount=80.0),
+        new_alert(3, account="large", score=1.0, amount=50.0),
+    ]
+    queue.enqueue(DAY, "nightly", alerts)
+    ranked = queue.cases()
+    assert [case.account_id for case in ranked] == ["large", "small", "low"]
+    assert ranked[0].top_reason == "amount 80.00 is unusual"
+    assert ranked[0].amount_at_risk == 130.0
+    assert [case.account_id for case in queue.cases(limit=1)] == ["large"]
+    assert queue.cases(lane="backfill") == []
+
+
+def test_decided_alerts_no_longer_lift_their_case(queue):
+    alerts = [new_alert(0, score=9.0), new_alert(1, score=2.0), new_alert(2, account="a2")]
+    queue.enqueue(DAY, "nightly", alerts)
+    assert queue.cases()[0].account_id == "a1"
+    queue.decide(1, "genuine", "ana")
+    first, second = queue.cases()
+    assert (first.account_id, second.account_id) == ("a2", "a1")
+    assert (second.score, second.alerts, second.alerts_waiting) == (2.0, 2, 1)
+
+
+def test_case_closes_with_its_last_verdict_and_is_not_reopened(queue):
+    queue.enqueue(DAY, "nightly", [new_alert(0), new_alert(1)])
+    queue.decide(1, "fraud", "ana", "card stolen")
+    assert queue.case(1).summary.state == "open"
+    queue.decide(2, "unsure", "bob")
+    closed = queue.case(1)
+    assert closed.summary.state == "closed"
+    assert [(d.verdict, d.analyst, d.note) for d in closed.decisions] == [
+        ("fraud", "ana", "card stolen"),
+        ("unsure", "bob", ""),
+    ]
+    result = queue.enqueue(DAY, "nightly", [new_alert(0), new_alert(1), new_alert(2)])
+    assert (result.added, result.cases_opened, result.cases_appended) == (1, 1, 0)
+    assert queue.case(1) == closed
+    assert [(c.id, c.alerts) for c in queue.cases()] == [(2, 1)]
+    assert [(c.lane, c.state, c.cases, c.alerts) for c in queue.counts()] == [
+        ("nightly", "closed", 1, 2),
+        ("nightly", "open", 1, 1),
+    ]
+
+
+def test_later_decision_counts_and_both_are_kept(queue):
+    queue.enqueue(DAY, "nightly", [new_alert(0)])
+    queue.decide(1, "genuine", "ana")
+    queue.decide(1, "fraud", "bob")
+    assert queue.case(1).alerts[0].verdict == "fraud"
+    assert [d.verdict for d in queue.decisions()] == ["genuine", "fraud"]
+    (newest,) = queue.decisions(after=1)
+    assert (newest.transaction_id, newest.event_date, newest.decided_at) == ("t0", DAY, NOON)
+
+
+def test_export_has_a_row_per_alert_in_the_order_of_the_cases(queue):
+    alerts = [new_alert(0, score=1.0), new_alert(1, account="a2", score=8.0), new_alert(2)]
+    queue.enqueue(DAY, "nightly", alerts)
+    rows = queue.export_rows()
+    assert [row["transaction_id"] for row in rows] == ["t1", "t2", "t0"]
+    assert rows[0]["reasons"] == "amount 10.00 is unusual"
+    assert queue.export_rows(state="closed") == queue.export_rows(lane="backfill") == []
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda q: q.case(99), NotInQueueError, "got 99"),
+        (lambda q: q.decide(99, "fraud", "ana"), NotInQueueError, "got 99"),
+        (lambda q: q.decide(1, "maybe", "ana"), ValueError, "got 'maybe'"),
+        (lambda q: q.decide(1, "fraud", " "), ValueError, "analyst"),
+        (lambda q: q.enqueue(DAY, "nigthly", []), ValueError, "got 'nigthly'"),
+        (lambda q: q.cases(state="shut"), ValueError, "got 'shut'"),
+        (lambda q: q.enqueue(DAY, "nightly", [new_alert(1)] * 2), ValueError, "such as t1"),
+    ],
+)
+def test_wrong_use_says_what_was_found(queue, call, error, message):
+    with pytest.raises(error, match=message):
+        call(queue)
+    assert queue.counts() == []
+    assert queue.verify_audit() is None
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"occurred_at": datetime(2026, 3, 2)},  # noqa: DTZ001 - the naive value is the point
+        {"score": float("nan")},
+        {"amount": float("inf")},
+        {"members": {"vae": float("nan")}},
+        {"account_id": ""},
+    ],
+    ids=["naive", "score", "amount", "member", "account"],
+)
+def test_new_alert_refuses_what_databases_would_change(wrong):
+    with pytest.raises(ValueError, match="expected"):
+        NewAlert(**{**vars(new_alert(0)), **wrong})
+
+
+def raw(queue_url, *statements):
+    """Do what a person with a database client could."""
+    engine = create_engine(queue_url)
+    try:
+        with engine.begin() as connection:
+            for statement in statements:
+                connection.execute(text(statement))
+    finally:
+        engine.dispose()
+
+
+@pytest.mark.parametrize("table", ["decisions", "audit_events"])
+def test_append_only_tables_refuse_changes(queue, queue_url, table):
+    queue.enqueue(DAY, "nightly", [new_alert(0)])
+    queue.decide(1, "fraud", "ana")
+    column = "note" if table == "decisions" else "actor"
+    statements = [f"UPDATE {table} SET {column} = 'x'", f"DELETE FROM {table}"]
+    if queue_url.startswith("sqlite"):
+        statements.append(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
+    else:
+        statements.append(f"TRUNCATE {table}")
+    for statement in statements:
+        with pytest.raises(DBAPIError, match=f"{table} is append-only"):
+            raw(queue_url, statement)
+    assert len(queue.decisions()) == 1
+
+
+def test_audit_chain_shows_a_changed_row(queue, queue_url):
+    for number in range(4):
+        queue.enqueue(DAY, "nightly", [new_alert(number)])
+    queue.decide(2, "fraud", "ana")
+    assert queue.verify_audit() is None
+    if queue_url.startswith("sqlite"):
+        drop = ["DROP TRIGGER audit_events_no_update", "DROP TRIGGER audit_events_no_delete"]
+    else:
+        drop = ["DROP TRIGGER audit_events_append_only ON audit_events"]
+    raw(queue_url, *drop, "UPDATE audit_events SET actor = 'eve' WHERE sequence = 3")
+    assert queue.verify_audit() == 3
+    raw(queue_url, "UPDATE audit_events SET actor = 'nightwarden' WHERE sequence = 3")
+    assert queue.verify_audit() is None
+    raw(queue_url, "DELETE FROM audit_events WHERE sequence = 2")
+    assert queue.verify_audit() == 2
+
+
+def test_twenty_nights_of_a_hundred_alerts_are_quick_and_linear(queue):
+    spent = []
+    for number in range(20):
+        day = DAY + timedelta(number)
+        ids = range(number * 100, number * 100 + 100)
+        alerts = [new_alert(n, account=f"a{n % 150}", score=n % 7, day=day) for n in ids]
+        start = time.perf_counter()
+        queue.enqueue(day, "nightly", alerts)
+        spent.append(time.perf_counter() - start)
+    assert sum(count.alerts for count in queue.counts()) == 2000
+    assert sorted(spent)[10] < 0.2
+    assert len(queue.export_rows()) == 2000
+    ranked = queue.cases(limit=1000)
+    assert len(ranked) == 150
+    assert all(a.score >= b.score for a, b in pairwise(ranked))
+    assert queue.verify_audit() is None
+
+
+def test_error_of_a_locked_queue_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("warehouse.queue_database.LOCK_SECONDS", 0.05)
+    path = tmp_path / "queue.sqlite"
+    holder = Queue.open(path, create=True)
+    with holder, Queue.open(path, create=False) as other, holder._database.write():
+        assert other.cases() == []
+        with pytest.raises(WarehouseError, match="locked"):
+            other.enqueue(DAY, "nightly", [new_alert(0)])

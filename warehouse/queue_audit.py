@@ -1,0 +1,76 @@
+"""The queue's audit trail: each event carries the hash of the one before, so a changed row shows.
+
+What it cannot show: that the newest events were cut off. Keep the last hash elsewhere for that.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from sqlalchemy import Connection, insert, select
+
+from warehouse.queue_tables import AUDIT_EVENTS
+
+FIRST_HASH = "0" * 64
+
+
+def append_event(
+    connection: Connection,
+    happened_at: datetime,
+    actor: str,
+    action: str,
+    subject: str,
+    details: Mapping[str, object],
+) -> None:
+    """Add an event to the end of the chain; the connection must be the only writer."""
+    newest = connection.execute(
+        select(AUDIT_EVENTS.c.sequence, AUDIT_EVENTS.c.hash)
+        .order_by(AUDIT_EVENTS.c.sequence.desc())
+        .limit(1)
+    ).one_or_none()
+    event: dict[str, object] = {
+        "sequence": newest.sequence + 1 if newest else 1,
+        "happened_at": happened_at,
+        "actor": actor,
+        "action": action,
+        "subject": subject,
+        "details": dict(details),
+        "previous_hash": newest.hash if newest else FIRST_HASH,
+    }
+    connection.execute(insert(AUDIT_EVENTS).values(**event, hash=seal(event)))
+
+
+def seal(event: Mapping[str, object]) -> str:
+    """Give the SHA-256 of an event's canonical JSON: sorted keys, no spaces, moments in UTC.
+
+    Example:
+        >>> seal({"b": 1, "a": 2}) == seal({"a": 2, "b": 1})
+        True
+    """
+    text = json.dumps(
+        dict(event), sort_keys=True, separators=(",", ":"), ensure_ascii=False, default=written
+    )
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def written(value: object) -> str:
+    """Write a moment the same way whichever database gave it."""
+    if not isinstance(value, datetime):
+        raise TypeError(
+            f"expected JSON values and moments, got {type(value).__name__}; convert it"
+        )
+    return value.astimezone(UTC).isoformat(timespec="microseconds")
+
+
+def first_broken(connection: Connection) -> int | None:
+    """Give the sequence number of the first event that does not fit the chain, or None."""
+    previous_hash = FIRST_HASH
+    rows = connection.execute(select(AUDIT_EVENTS).order_by(AUDIT_EVENTS.c.sequence)).mappings()
+    for expected, row in enumerate(rows, start=1):
+        event = {name: value for name, value in row.items() if name != "hash"}
+        fits = row["sequence"] == expected and row["previous_hash"] == previous_hash
+        if not fits or row["hash"] != seal(event):
+            return expected
+        previous_hash = row["hash"]
+    return None

@@ -1,0 +1,155 @@
+"""What goes into the review queue and what comes out of it, as plain frozen records."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+
+from warehouse.errors import UserError
+
+
+class NotInQueueError(UserError):
+    """No case or alert has the number that was asked for."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a transaction stands out: a feature, its value, the usual value, and a sentence."""
+
+    feature: str
+    value: float | str | None
+    usual: float | str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class NewAlert:
+    """One flagged transaction, as the scoring stage hands it over.
+
+    Raises:
+        ValueError: if a moment has no time zone, a number is not finite, or an id is empty.
+    """
+
+    transaction_id: str
+    occurred_at: datetime
+    account_id: str
+    merchant_id: str
+    amount: float
+    score: float
+    rank_of_day: int
+    members: Mapping[str, float]
+    reasons: Sequence[Reason]
+    model_version: str
+
+    def __post_init__(self) -> None:
+        """Refuse what a database would store differently, or not at all."""
+        if not (self.transaction_id and self.account_id):
+            raise ValueError(
+                f"expected a transaction id and an account id, got {self.transaction_id!r} and "
+                f"{self.account_id!r}; enqueue only validated transactions"
+            )
+        if self.occurred_at.utcoffset() is None:
+            raise ValueError(
+                f"expected occurred_at with a time zone, got {self.occurred_at.isoformat()} for "
+                f"transaction {self.transaction_id}; add tzinfo=UTC"
+            )
+        numbers = {"amount": self.amount, "score": self.score, **self.members}
+        bad = {name: value for name, value in numbers.items() if not math.isfinite(value)}
+        if bad:
+            raise ValueError(
+                f"expected finite numbers, got {bad} for transaction {self.transaction_id}; "
+                "leave out a member that failed"
+            )
+
+
+@dataclass(frozen=True)
+class EnqueueResult:
+    """What an enqueue did: alerts added and already there, cases opened and appended to."""
+
+    added: int
+    already_there: int
+    cases_opened: int
+    cases_appended: int
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One alert in the queue; ``verdict`` is its newest one, or None while it waits."""
+
+    id: int
+    case_id: int
+    transaction_id: str
+    event_date: date
+    occurred_at: datetime
+    account_id: str
+    merchant_id: str
+    amount: float
+    lane: str
+    score: float
+    rank_of_day: int
+    members: dict[str, float]
+    reasons: tuple[Reason, ...]
+    model_version: str
+    created_at: datetime
+    verdict: str | None
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One thing that an analyst said about one alert, with what a label needs to know of it."""
+
+    id: int
+    alert_id: int
+    case_id: int
+    transaction_id: str
+    event_date: date
+    account_id: str
+    merchant_id: str
+    verdict: str
+    analyst: str
+    note: str
+    decided_at: datetime
+
+
+@dataclass(frozen=True)
+class CaseSummary:
+    """One line of the ranked list.
+
+    ``score`` and ``amount_at_risk`` count the alerts that still wait for a verdict, or all of them
+    once none waits; ``amount`` counts all.
+    """
+
+    id: int
+    account_id: str
+    lane: str
+    state: str
+    opened_for: date
+    created_at: datetime
+    updated_at: datetime
+    alerts: int
+    alerts_waiting: int
+    score: float
+    amount_at_risk: float
+    amount: float
+    first_day: date
+    last_day: date
+    top_reason: str
+
+
+@dataclass(frozen=True)
+class CaseDetail:
+    """A case with its alerts, highest score first, and their decisions, oldest first."""
+
+    summary: CaseSummary
+    alerts: tuple[Alert, ...]
+    decisions: tuple[Decision, ...]
+
+
+@dataclass(frozen=True)
+class QueueCount:
+    """How many cases and alerts a lane holds in a state."""
+
+    lane: str
+    state: str
+    cases: int
+    alerts: int
