@@ -1,0 +1,162 @@
+"""Mahalanobis distance to the normal rows: the statistical baseline."""
+
+import math
+import time
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from models.detector import (
+    FitReport,
+    NotFittedError,
+    OnEpoch,
+    check_fit_rows,
+    check_width,
+    sample_rows,
+    score_in_blocks,
+)
+from models.training import check_finite, make_generator
+
+
+@dataclass(frozen=True)
+class GaussianConfig:
+    """Settings of :class:`Gaussian`.
+
+    Args:
+        max_rows: Training rows drawn at random beyond this number are left out.
+        variance_floor: Added to every variance: a column that never varied in training must not
+            outweigh all others by the first digit of rounding noise.
+    """
+
+    max_rows: int = 1_000_000
+    variance_floor: float = 1e-2
+
+    def __post_init__(self) -> None:
+        """Refuse settings without meaning.
+
+        Raises:
+            ValueError: if ``max_rows`` < 2 or ``variance_floor`` <= 0.
+        """
+        if self.max_rows < 2 or self.variance_floor <= 0:
+            raise ValueError(
+                "expected max_rows >= 2 and variance_floor > 0, "
+                f"got {self.max_rows} and {self.variance_floor}"
+            )
+
+
+def ledoit_wolf(x: Tensor) -> tuple[Tensor, float]:
+    """Estimate a covariance that is always well conditioned, and the share of shrinkage.
+
+    The sample covariance S (divided by rows, not rows - 1) is drawn towards m I, m being the mean
+    variance: (1 - b/d) S + (b/d) m I, with d = |S - m I|^2 and b = min(d, mean over rows of |x_k
+        x_k' - S|^2 / rows).
+
+    Shape:
+        x: (rows, features), float64. Returns: covariance (features, features), shrinkage in [0,
+            1].
+
+    Source: Ledoit & Wolf, 2004, "A well-conditioned estimator for large-dimensional covariance
+        matrices", lemmas 3.2 to 3.5. Departure: the norms are not divided by the number of
+        features, which cancels.
+    """
+    n_rows, n_features = x.shape
+    centred = x - x.mean(dim=0)  # (rows, features)
+    covariance = centred.T @ centred / n_rows  # (features, features)
+    mean_variance = covariance.diagonal().mean()
+    target = mean_variance * torch.eye(n_features, dtype=x.dtype, device=x.device)
+    distance = (covariance - target).square().sum()
+    # mean of |x_k x_k' - S|^2 is mean of |x_k|^4 - |S|^2: no (rows, features, features) tensor is
+    # needed
+    fourth_moment = centred.square().sum(dim=1).square().mean()
+    spread = (fourth_moment - covariance.square().sum()) / n_rows
+    shrinkage = float((spread / distance).clamp(0, 1)) if distance > 0 else 1.0
+    return (1 - shrinkage) * covariance + shrinkage * target, shrinkage
+
+
+class Gaussian(nn.Module):
+    """Squared Mahalanobis distance under one shrunk Gaussian.
+
+    The score is (x - mean)' C^-1 (x - mean). Valid where normal rows form one elongated cloud; it
+    cannot see an empty region between two clouds.
+
+    Shape:
+        x: (batch, features), preprocessed. Returns: (batch,), >= 0, higher is more anomalous.
+
+    Raises:
+        ValueError: if x has another number of features than at fit.
+        NotFittedError: if fit was not called.
+
+    Source: Mahalanobis, 1936; covariance as in :func:`ledoit_wolf`. Departure: ``variance_floor``.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    is_fitted: Tensor
+
+    def __init__(self, config: GaussianConfig, n_features: int) -> None:
+        """Make an unfitted detector for ``n_features`` columns."""
+        super().__init__()
+        self.config = config
+        self.n_features = n_features
+        self.register_buffer("mean", torch.zeros(n_features, dtype=torch.float64))
+        self.register_buffer("whitening", torch.eye(n_features, dtype=torch.float64))
+        self.register_buffer("is_fitted", torch.tensor(False))
+
+    def fit(
+        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    ) -> FitReport:
+        """Estimate mean and covariance in closed form; losses are mean negative log-likelihoods.
+
+        Shape:
+            x: (rows, features), x_held_out: (held-out rows, features); finite.
+
+        Raises:
+            ValueError: if a width is wrong or there are fewer than 2 rows.
+            models.training.TrainingDivergedError: if the rows are not finite.
+        """
+        started = time.perf_counter()
+        check_fit_rows(x, x_held_out, self.n_features)
+        self.to(x.device)
+        self.is_fitted.fill_(False)
+        rows = sample_rows(x, self.config.max_rows, make_generator(seed, x.device)).double()
+        covariance, _ = ledoit_wolf(rows)
+        covariance.diagonal().add_(self.config.variance_floor)
+        factor, _ = torch.linalg.cholesky_ex(covariance)  # covariance = factor factor'
+        identity = torch.eye(self.n_features, dtype=torch.float64, device=x.device)
+        self.mean.copy_(rows.mean(dim=0))
+        self.whitening.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
+        losses = [self._mean_loss(part) for part in (rows, x_held_out.double())]
+        check_finite(1, *losses)
+        self.is_fitted.fill_(True)
+        if on_epoch is not None:
+            on_epoch(1, *losses)
+        return FitReport(1, (losses[0],), (losses[1],), time.perf_counter() - started, 1)
+
+    def _mean_loss(self, x: Tensor) -> float:
+        log_determinant = -2 * float(self.whitening.diagonal().log().sum())
+        constant = self.n_features * math.log(2 * math.pi)
+        return 0.5 * (float(self.forward(x).mean()) + log_determinant + constant)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Give squared distances of one block.
+
+        Shape:
+            x: (batch, features), float64. Returns: (batch,).
+        """
+        return ((x - self.mean) @ self.whitening.T).square().sum(dim=1)
+
+    def score(self, x: Tensor) -> Tensor:
+        """Give squared distances, each independent of the other rows.
+
+        Shape:
+            x: (batch, features). Returns: (batch,), float32.
+
+        Raises:
+            ValueError: if the width is not that of the fit.
+            NotFittedError: if ``fit`` was not called.
+        """
+        if not self.is_fitted:
+            raise NotFittedError("Gaussian was not fitted; call fit first")
+        check_width(x, self.n_features)
+        return score_in_blocks(self.forward, x)

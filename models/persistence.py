@@ -1,0 +1,182 @@
+"""An ensemble as files: tensors in safetensors, all else in readable JSON. Never pickle."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor
+
+from models.calibration import Calibration, CalibrationConfig
+from models.detector import Detector
+from models.ensemble import Ensemble
+from models.preprocessing import PreprocessingConfig, Preprocessor
+from models.registry import get_entry
+
+FORMAT_VERSION = 1
+DESCRIPTION_FILE = "ensemble.json"
+TENSOR_FILE = "ensemble.safetensors"
+
+
+def save_ensemble(ensemble: Ensemble, directory: Path) -> None:
+    """Write an ensemble to a directory; equal ensembles give equal bytes.
+
+    The description is written last and carries the digest of the tensors, so a crash in between
+    leaves either the old ensemble or one that ``load_ensemble`` refuses, never a mixture that
+    scores.
+
+    Raises:
+        NotFittedError: if a part is not fitted (nothing is written then).
+    """
+    tensors = {key: value.cpu().contiguous() for key, value in collect_tensors(ensemble).items()}
+    content = save_tensors(dict(sorted(tensors.items())))
+    description = describe(ensemble) | {"tensors_sha256": hashlib.sha256(content).hexdigest()}
+    text = json.dumps(description, indent=2, sort_keys=True, allow_nan=False) + "\n"
+    directory.mkdir(parents=True, exist_ok=True)
+    replace_file(directory / TENSOR_FILE, content)
+    replace_file(directory / DESCRIPTION_FILE, text.encode())
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write beside the file, then rename over it, so that no reader sees half of it."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
+
+
+def collect_tensors(ensemble: Ensemble) -> dict[str, Tensor]:
+    """Name every tensor of the ensemble by its part."""
+    parts: dict[str, dict[str, Tensor]] = {"preprocessor": ensemble.preprocessor.state_dict()}
+    for name, member in ensemble.members.items():
+        parts[f"member.{name}"] = member.state_dict()
+        parts[f"calibration.{name}"] = ensemble.calibrations[name].state_dict()
+    return {
+        f"{part}/{key}": value for part, state in parts.items() for key, value in state.items()
+    }
+
+
+def describe(ensemble: Ensemble) -> dict[str, Any]:
+    """Give everything but the tensors as JSON values."""
+    return {
+        "format_version": FORMAT_VERSION,
+        "feature_names": list(ensemble.feature_names),
+        "cardinalities": ensemble.preprocessor.cardinalities,
+        "preprocessing": asdict(ensemble.preprocessor.config),
+        "members": {
+            name: {
+                "config": asdict(member.config),
+                "n_features": member.n_features,
+                "weight": ensemble.weights[name],
+                "calibration": asdict(ensemble.calibrations[name].config),
+            }
+            for name, member in ensemble.members.items()
+        },
+        "threshold": ensemble.threshold,
+    }
+
+
+def load_ensemble(directory: Path, device: str | torch.device = "cpu") -> Ensemble:
+    """Read an ensemble back; its scores equal those of the one that was saved.
+
+    Args:
+        directory: Where ``save_ensemble`` wrote.
+        device: Where to score; need not be the device of the fit.
+
+    Raises:
+        ValueError: if a file is missing, damaged, of another format version or does not fit the
+            others.
+    """
+    description = read_description(directory / DESCRIPTION_FILE)
+    tensors = read_tensors(directory / TENSOR_FILE, description)
+    try:
+        ensemble = rebuild(description, tensors)
+    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(
+            f"expected a whole ensemble in {directory}, got {type(error).__name__}: {error}; "
+            "save it again"
+        ) from error
+    return ensemble.to(device)
+
+
+def read_description(path: Path) -> dict[str, Any]:
+    """Read the JSON part.
+
+    Raises:
+        ValueError: if it is missing, no JSON object or of another format version.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected an ensemble's description at {path}, found no such file")
+    try:
+        description = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"expected JSON in {path}, it is damaged: {error}") from error
+    version = description.get("format_version") if isinstance(description, dict) else None
+    if version != FORMAT_VERSION:
+        raise ValueError(
+            f"expected format_version {FORMAT_VERSION} in {path}, got {version!r}; "
+            "load it with the Nightwarden that saved it, or train again"
+        )
+    return dict(description)
+
+
+def read_tensors(path: Path, description: dict[str, Any]) -> dict[str, Tensor]:
+    """Read the tensors and check that they are those of the description.
+
+    Raises:
+        ValueError: if the file is missing or damaged, or belongs to another description.
+    """
+    if not path.is_file():
+        raise ValueError(f"expected an ensemble's tensors at {path}, found no such file")
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()
+    if digest != description.get("tensors_sha256"):
+        raise ValueError(
+            f"expected {path} with SHA-256 {description.get('tensors_sha256')}, got {digest}: "
+            "it is truncated, changed or of another ensemble"
+        )
+    try:
+        return load_tensors(content)
+    except SafetensorError as error:
+        raise ValueError(f"expected safetensors in {path}, it is damaged: {error}") from error
+
+
+def rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> Ensemble:
+    """Put an ensemble together from its description and tensors."""
+    names = description["feature_names"]
+    preprocessor = Preprocessor(
+        PreprocessingConfig(**description["preprocessing"]), names, description["cardinalities"]
+    )
+    preprocessor.load_state_dict(select_part(tensors, "preprocessor"))
+    members: dict[str, Detector] = {}
+    calibrations: dict[str, Calibration] = {}
+    for name, entry in description["members"].items():
+        config = make_config(name, entry["config"])
+        members[name] = get_entry(name).detector(config, entry["n_features"]).double()
+        members[name].load_state_dict(select_part(tensors, f"member.{name}"))
+        knots = select_part(tensors, f"calibration.{name}")
+        settings = CalibrationConfig(**entry["calibration"])
+        calibrations[name] = Calibration(settings, len(knots["knots"]))
+        calibrations[name].load_state_dict(knots)
+    weights = {name: entry["weight"] for name, entry in description["members"].items()}
+    threshold = description["threshold"]
+    return Ensemble(names, preprocessor, members, calibrations, weights, threshold)
+
+
+def select_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:
+    """Give the tensors of one part under their own names."""
+    prefix = part + "/"
+    return {
+        key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)
+    }
+
+
+def make_config(name: str, values: dict[str, Any]) -> Any:  # noqa: ANN401 (one class per detector)
+    """Make a detector's config from JSON values; JSON's lists are the configs' tuples."""
+    return get_entry(name).config(
+        **{key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
+    )
