@@ -1,0 +1,77 @@
+"""What every step of the night needs, handed down by the flows as plain values."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+from tasks.features import lookback_days
+from tasks.train_settings import TrainSettings
+from warehouse.connection import Lake, WarehouseSettings
+from warehouse.ledger import digest
+from warehouse.privacy import PseudonymKey
+from warehouse.rules import ValidationSettings
+from warehouse.source import SourceSettings
+
+UNLABELLED_DELAY_DAYS = 7  # the handbook's week, so that merchant windows mean the same everywhere
+
+
+@dataclass(frozen=True)
+class Context:
+    """The warehouse and how to fill it, train on it and score from it."""
+
+    warehouse: WarehouseSettings
+    source: SourceSettings
+    validation: ValidationSettings
+    train: TrainSettings
+    capacity: int
+    device: str
+    threads: int
+    key: PseudonymKey | None = field(repr=False)
+    _lakes: threading.local = field(default_factory=threading.local, repr=False, compare=False)
+    _opened: list[Lake] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def label_delay_days(self) -> int:
+        """Days until a label is known."""
+        return self.source.label.delay_days if self.source.label else UNLABELLED_DELAY_DAYS
+
+    @property
+    def lookback(self) -> timedelta:
+        """How far before a day its features look."""
+        return timedelta(days=lookback_days(self.label_delay_days))
+
+    @property
+    def pages(self) -> Path:
+        """Folder of the Data Docs pages, one a day."""
+        return self.warehouse.path / "data-docs"
+
+    def lake(self) -> Lake:
+        """Give this thread's connection to the lake; opening one takes a quarter of a second."""
+        lake: Lake | None = getattr(self._lakes, "lake", None)
+        if lake is None:
+            lake = Lake.open(self.warehouse)
+            self._lakes.lake = lake
+            self._opened.append(lake)
+        return lake
+
+    @contextmanager
+    def closing(self) -> Iterator["Context"]:
+        """Close every connection that was opened, at the end of a flow."""
+        try:
+            yield self
+        finally:
+            for lake in self._opened:
+                lake.close()
+            self._opened.clear()
+            self._lakes.__dict__.clear()
+
+    def scoring_digest(self) -> str:
+        """Give the digest of the settings that a day's scores depend on."""
+        return digest([self.capacity, self.label_delay_days, self.source.time_zone])
+
+    def training_digest(self) -> str:
+        """Give the digest of the settings that a trained model depends on."""
+        return digest([self.train.model_dump(mode="json"), self.scoring_digest()])

@@ -1,0 +1,218 @@
+"""The night's steps as Prefect tasks: thin shells around functions, with retries.
+
+A user's mistake is never retried. Nothing is cached by Prefect: the partition ledger knows what is
+done.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from typing import Any
+
+import torch
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+
+from tasks.context import Context
+from tasks.fit import FeatureRequest, fit_as_of, load_features
+from tasks.score import make_alerts, require_model_of_the_past, score_features
+from tasks.tensors import frame_digest
+from tasks.tracking import Registry
+from warehouse.errors import BusyError, SourceError, UserError
+from warehouse.ledger import PartitionRun, day_states, is_queued, write_run
+from warehouse.partitions import IngestReport, land_day
+from warehouse.queue import Queue
+from warehouse.queue_records import EnqueueResult, NewAlert
+from warehouse.scores import is_scored, replace_scores
+
+
+def may_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
+    """Tell whether a failure may pass when the step is tried again: a user's mistake does not."""
+    try:
+        state.result()
+    except UserError as error:
+        return isinstance(error, BusyError)
+    except Exception:  # noqa: BLE001 (whatever else went wrong is worth another try)
+        return True
+    return True
+
+
+logger = logging.getLogger(__name__)
+
+RETRIED: dict[str, Any] = {
+    "cache_policy": NO_CACHE,
+    "retries": 2,
+    "retry_delay_seconds": 5,
+    "retry_condition_fn": may_pass,
+}
+
+
+@dataclass(frozen=True)
+class ScoredDay:
+    """What scoring a day gave: its alerts are not queued yet.
+
+    ``changed`` tells whether the day's scores were replaced, or were the same already.
+    """
+
+    day: date
+    rows: int
+    alerts: tuple[NewAlert, ...]
+    model_version: str
+    changed: bool
+    started: datetime
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A registered version, and the alias that it got (none for a backfill's own models)."""
+
+    version: str
+    as_of: date
+    alias: str | None
+    metrics: dict[str, float]
+    failed_members: str
+
+
+@task(name="ingest-day", task_run_name="ingest-{day}", **RETRIED)
+def ingest_day(context: Context, day: date, *, force: bool = False) -> IngestReport:
+    """Read, check and publish a day's transactions and labels."""
+    report = land_day(
+        context.lake(),
+        context.source,
+        context.validation,
+        day,
+        key=context.key,
+        pages=context.pages,
+        force=force,
+    )
+    logger.info(
+        "%s %s: %d rows, %d quarantined",
+        day,
+        report.status,
+        report.rows_published,
+        report.rows_quarantined,
+    )
+    return report
+
+
+@task(name="train", task_run_name="train-as-of-{as_of}", **RETRIED)
+def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel:
+    """Train as of the start of a day and register the model.
+
+    Without a champion the model becomes it, else the challenger; with ``aliased`` unset it gets no
+    alias (a backfill's weekly models).
+    """
+    training = fit_as_of(
+        context.lake(),
+        context.train,
+        as_of,
+        _request(context),
+        capacity=context.capacity,
+        device=_device(context),
+        on_epoch=_log_epoch,
+    )
+    tags = {**training.record.tags, "settings_digest": context.training_digest()}
+    record = training.record.with_tags(tags)
+    registry, alias = Registry(context.warehouse), None
+    with registry.locked():
+        version = registry.register(training.bundle, record, training.example)
+        if aliased:
+            alias = "challenger" if registry.find("champion") else "champion"
+            registry.set_alias(version, alias)
+    failed = record.tags.get("failed_members", "")
+    return TrainedModel(version, as_of, alias, dict(record.metrics), failed)
+
+
+@task(name="score-day", task_run_name="score-{day}", **RETRIED)
+def score_day(context: Context, day: date, version: str | None = None) -> ScoredDay:
+    """Score a published day with a version (default: the champion) and replace its scores.
+
+    The same features, model and settings again change nothing.
+
+    Raises:
+        SourceError: if the day is not published.
+        ModelMissingError: if there is no model, or it was trained on the day's future.
+    """
+    started = datetime.now(UTC)
+    registry, lake = Registry(context.warehouse), context.lake()
+    model = registry.version(version) if version else registry.champion()
+    require_model_of_the_past(model, day)
+    snapshot = lake.snapshot_id()
+    features = load_features(lake, day, day, _request(context))
+    if features.is_empty():
+        message = f"{day} has no published transactions: run nightwarden ingest --date {day}"
+        raise SourceError(message)
+    bundle = registry.load(model, _device(context))
+    if context.capacity > bundle.capacity:
+        logger.warning(
+            "[queue] capacity is %d, but model %s was trained for %d: its threshold may leave the "
+            "queue short; train again",
+            context.capacity,
+            model.version,
+            bundle.capacity,
+        )
+    scored = score_features(
+        features, bundle, day=day, version=model.version, capacity=context.capacity
+    )
+    run = PartitionRun(
+        day,
+        "score",
+        "done",
+        started,
+        context.scoring_digest(),
+        rows_in=features.height,
+        snapshot_id=snapshot,
+        model_version=model.version,
+        data_digest=frame_digest(features),
+    )
+    changed = not is_scored(lake, run)
+    if changed:
+        replace_scores(lake, scored.scores, run)
+    alerts = tuple(make_alerts(scored, bundle))
+    logger.info("%s scored: %d rows, %d flagged", day, features.height, len(alerts))
+    return ScoredDay(day, features.height, alerts, model.version, changed, started)
+
+
+@task(name="enqueue-day", task_run_name="enqueue-{scored.day}", **RETRIED)
+def enqueue_day(context: Context, scored: ScoredDay, lane: str) -> EnqueueResult:
+    """Put a scored day's alerts into the review queue; those already there stay as they are."""
+    with Queue.open(context.warehouse.queue_path, create=True) as queue:
+        result = queue.enqueue(scored.day, lane, scored.alerts)
+    run = PartitionRun(
+        scored.day,
+        "enqueue",
+        "done",
+        scored.started,
+        context.scoring_digest(),
+        lane=lane,
+        rows_in=len(scored.alerts),
+        rows_out=result.added,
+        model_version=scored.model_version,
+    )
+    logger.info("%s queued in lane %s: %d new alerts", scored.day, lane, result.added)
+    states = day_states(context.lake(), scored.day - context.lookback, scored.day)
+    if result.added or scored.changed or not is_queued(states, run, context.lookback):
+        with context.lake().commit() as connection:
+            write_run(connection, run)
+    return result
+
+
+def _log_epoch(member: str, epoch: int, train_loss: float, validation_loss: float) -> None:
+    logger.info(
+        "%s, epoch %d: loss %.4f, held out %.4f", member, epoch, train_loss, validation_loss
+    )
+
+
+def _request(context: Context) -> FeatureRequest:
+    return FeatureRequest(
+        context.label_delay_days, context.source.time_zone, context.source.label is not None
+    )
+
+
+def _device(context: Context) -> str:
+    """Choose the device, and the threads of a processor: weights may differ with their number."""
+    torch.set_num_threads(context.threads)
+    if context.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return context.device

@@ -1,0 +1,282 @@
+"""Training runs and registered models. The only module that imports mlflow.
+
+Every call names its store and its run; there is no global active run, so that threads and processes
+never write into each other's.
+"""
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import date
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import polars as pl
+from filelock import FileLock
+
+from models.ensemble import Ensemble
+from models.persistence import load_ensemble, save_ensemble
+from tasks.tensors import Encoding
+from warehouse.connection import LOCK_TIMEOUT_SECONDS, WarehouseSettings
+from warehouse.errors import ModelMissingError, WarehouseError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities.model_registry import ModelVersion
+
+MODEL_NAME = "nightwarden"
+EXPERIMENT = "nightwarden"
+PYFUNC_FILE = Path(__file__).with_name("pyfunc_model.py")
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a bank's nightly job phones nobody
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """All that scoring needs: the ensemble, the encoding of its input, and each feature's usual value.
+
+    ``usual`` is the median over the training rows, in the features' own units; ``capacity`` the
+    alerts a day for which the threshold was chosen.
+    """
+
+    ensemble: Ensemble
+    encoding: Encoding
+    usual: dict[str, float]
+    capacity: int
+
+    def save(self, folder: Path) -> None:
+        """Write the bundle: safetensors and JSON, no pickle."""
+        save_ensemble(self.ensemble, folder / "ensemble")
+        content = {
+            "feature_names": self.encoding.feature_names,
+            "vocabularies": self.encoding.vocabularies,
+            "usual": self.usual,
+            "capacity": self.capacity,
+        }
+        text = json.dumps(content, sort_keys=True, indent=1)
+        (folder / "encoding.json").write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "cpu") -> "Bundle":
+        """Read a bundle.
+
+        Raises:
+            ValueError: if a file is missing, cut off, or of another format.
+        """
+        try:
+            content = json.loads((folder / "encoding.json").read_text(encoding="utf-8"))
+            vocabularies = {k: tuple(v) for k, v in content["vocabularies"].items()}
+            encoding = Encoding(tuple(content["feature_names"]), vocabularies)
+            usual, capacity = dict(content["usual"]), int(content["capacity"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            message = f"{folder} holds no whole model (encoding.json): {error}; train again"
+            raise ValueError(message) from error
+        ensemble = load_ensemble(folder / "ensemble", device=device)
+        if encoding.feature_names != ensemble.feature_names or set(usual) != set(
+            ensemble.feature_names
+        ):
+            message = f"{folder} holds no whole model (other features in a part); train again"
+            raise ValueError(message)
+        return cls(ensemble, encoding, usual, capacity)
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """What is written down about a training run."""
+
+    as_of: date
+    parameters: Mapping[str, object]
+    metrics: Mapping[str, float]
+    curves: Mapping[str, Sequence[float]]
+    tags: Mapping[str, str]
+
+    def with_tags(self, tags: Mapping[str, str]) -> "TrainingRecord":
+        """Give the record with other tags."""
+        return replace(self, tags=tags)
+
+
+@dataclass(frozen=True)
+class RegisteredModel:
+    """A version of the registered model."""
+
+    version: str
+    as_of: date
+    aliases: tuple[str, ...]
+    tags: dict[str, str]
+    run_id: str
+
+
+class Registry:
+    """The MLflow store of a warehouse: runs, curves, registered models and their aliases."""
+
+    def __init__(self, settings: WarehouseSettings) -> None:
+        """Name the store; nothing is opened yet."""
+        folder = settings.path / "mlflow"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"the models' folder {folder} cannot be made: {error.strerror}"
+            raise WarehouseError(message) from error
+        self._lock = FileLock(folder / "registry.lock", timeout=LOCK_TIMEOUT_SECONDS)
+        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        self._artifacts = folder / "artifacts"
+        self._client: MlflowClient | None = None
+
+    @property
+    def client(self) -> "MlflowClient":
+        """Open the store; MLflow takes seconds to import, so only when it is needed."""
+        if self._client is None:
+            from mlflow import MlflowClient
+
+            logging.getLogger("mlflow").setLevel(logging.WARNING)  # not "Creating tables..."
+            with self._lock:  # two that make a new store at once would break each other
+                self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                self._client.search_experiments(max_results=1)
+        return self._client
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the registry's lock: versions and aliases are read and then moved."""
+        with self._lock:
+            yield
+
+    def register(self, bundle: Bundle, record: TrainingRecord, example: pl.DataFrame) -> str:
+        """Log a training run and register its model.
+
+        Returns:
+            The new version.
+        """
+        run_id = self._log_run(record)
+        with tempfile.TemporaryDirectory() as folder:
+            self._save_pyfunc(bundle, example, Path(folder))
+            self.client.log_artifacts(run_id, str(Path(folder) / "model"), "model")
+        if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
+            self.client.create_registered_model(MODEL_NAME)
+        tags = {"as_of": record.as_of.isoformat(), **record.tags}
+        source = f"runs:/{run_id}/model"
+        version = self.client.create_model_version(MODEL_NAME, source, run_id, tags=tags)
+        self.client.set_terminated(run_id)
+        return str(version.version)
+
+    def _log_run(self, record: TrainingRecord) -> str:
+        client = self.client
+        run = client.create_run(
+            self._experiment(),
+            tags=dict(record.tags),
+            run_name=f"as-of-{record.as_of.isoformat()}",
+        )
+        run_id = str(run.info.run_id)
+        for name, value in record.parameters.items():
+            client.log_param(run_id, name, value)
+        for name, figure in record.metrics.items():
+            client.log_metric(run_id, name, figure)
+        for name, curve in record.curves.items():
+            for step, figure in enumerate(curve):
+                client.log_metric(run_id, name, figure, step=step)
+        return run_id
+
+    def _experiment(self) -> str:
+        """Find the experiment whose files lie beside the store; a moved warehouse gets a new one."""
+        location = self._artifacts.as_uri()
+        found = self.client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT}%'")
+        here = [one.experiment_id for one in found if one.artifact_location == location]
+        if here:
+            return str(here[0])
+        name = f"{EXPERIMENT}-{len(found) + 1}" if found else EXPERIMENT
+        return str(self.client.create_experiment(name, artifact_location=location))
+
+    def _save_pyfunc(self, bundle: Bundle, example: pl.DataFrame, folder: Path) -> None:
+        import mlflow.pyfunc
+        from mlflow.models import infer_signature
+
+        bundle_folder = folder / "bundle"
+        bundle_folder.mkdir()
+        bundle.save(bundle_folder)
+        sample = example.select(bundle.encoding.feature_names).head(5).to_pandas()
+        scores = score_frame(bundle, example.head(5)).to_pandas()
+        mlflow.pyfunc.save_model(
+            folder / "model",
+            python_model=str(PYFUNC_FILE),
+            artifacts={"bundle": str(bundle_folder)},
+            signature=infer_signature(sample, scores),
+            input_example=sample,
+            pip_requirements=["nightwarden"],
+        )
+
+    def set_alias(self, version: str, alias: str) -> None:
+        """Point an alias (``champion``, ``challenger``) at a version."""
+        self.client.set_registered_model_alias(MODEL_NAME, alias, version)
+
+    def versions(self) -> list[RegisteredModel]:
+        """List the registered versions, newest first."""
+        if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
+            return []
+        aliases = self.client.get_registered_model(MODEL_NAME).aliases
+        found = self.client.search_model_versions(f"name = '{MODEL_NAME}'")
+        models = [_as_registered(version, aliases) for version in found]
+        return sorted(models, key=lambda model: int(model.version), reverse=True)
+
+    def find(self, alias: str) -> RegisteredModel | None:
+        """Find the version that an alias points at."""
+        return next((m for m in self.versions() if alias in m.aliases), None)
+
+    def champion(self) -> RegisteredModel:
+        """Find the champion.
+
+        Raises:
+            ModelMissingError: if there is none.
+        """
+        found = self.find("champion")
+        if found is None:
+            message = "there is no model yet: run nightwarden train --as-of DAY first"
+            raise ModelMissingError(message)
+        return found
+
+    def version(self, number: str) -> RegisteredModel:
+        """Find a version by its number.
+
+        Raises:
+            ModelMissingError: if it is not registered.
+        """
+        found = next((m for m in self.versions() if m.version == number), None)
+        if found is None:
+            message = f"model version {number} is not registered; see nightwarden models list"
+            raise ModelMissingError(message)
+        return found
+
+    def load(self, model: RegisteredModel, device: str = "cpu") -> Bundle:
+        """Load a version's bundle; its files lie beside the store, also after the folder moved.
+
+        Raises:
+            ModelMissingError: if a file of it is missing or damaged.
+        """
+        folder = self._artifacts / model.run_id / "artifacts/model/artifacts/bundle"
+        try:
+            return Bundle.load(folder, device)
+        except ValueError as error:
+            message = f"model version {model.version} cannot be loaded: {error}"
+            raise ModelMissingError(message) from error
+
+
+def _as_registered(version: "ModelVersion", aliases: Mapping[str, object]) -> RegisteredModel:
+    number = str(version.version)
+    mine = tuple(sorted(name for name, target in aliases.items() if str(target) == number))
+    tags = dict(version.tags)
+    return RegisteredModel(
+        number, date.fromisoformat(tags["as_of"]), mine, tags, str(version.run_id)
+    )
+
+
+def score_frame(bundle: Bundle, frame: pl.DataFrame) -> pl.DataFrame:
+    """Score feature rows: ``score``, and ``member.NAME`` for each member, in row order."""
+    x = bundle.encoding.matrix(frame)
+    members = bundle.ensemble.member_scores(x)
+    columns = {"score": bundle.ensemble.combine(members).cpu().numpy()}
+    for position, name in enumerate(bundle.ensemble.member_names):
+        columns[f"member.{name}"] = members[:, position].cpu().numpy()
+    return pl.DataFrame(columns).cast(pl.Float64)

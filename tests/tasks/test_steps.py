@@ -1,0 +1,184 @@
+"""The night's steps without Prefect's server: idempotent, and a user's mistake is not retried."""
+
+import asyncio
+from datetime import timedelta
+
+import polars as pl
+import pytest
+from prefect.states import Completed, exception_to_failed_state
+
+from tasks.context import Context
+from tasks.steps import RETRIED, enqueue_day, may_pass, score_day, train_as_of
+from tasks.tracking import Registry
+from tests.tasks.test_fit import AS_OF, DELAY, SMALL, START, insert, labels_of, make_lake, simulate
+from warehouse.connection import WarehouseSettings
+from warehouse.errors import DayRefusedError, ModelMissingError, SourceError, UserError
+from warehouse.ledger import day_states
+from warehouse.queue import Queue
+from warehouse.reads import read_scores
+from warehouse.rules import ValidationSettings
+from warehouse.source import SourceSettings
+
+SOURCE = {
+    "format": "csv",
+    "path": "{date}.csv",
+    "columns": {
+        "transaction_id": "id",
+        "occurred_at": "time",
+        "account_id": "account",
+        "merchant_id": "shop",
+        "amount": "amount",
+    },
+    "label": {"column": "fraud", "delay_days": DELAY},
+}
+
+
+def make_context(folder, **changes):
+    values = {
+        "warehouse": WarehouseSettings(path=folder, threads=1),
+        "source": SourceSettings.model_validate(SOURCE),
+        "validation": ValidationSettings(),
+        "train": SMALL,
+        "capacity": 8,
+        "device": "auto",
+        "threads": 1,
+        "key": None,
+    }
+    return Context(**values | changes)
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    """A warehouse with a champion as of ``AS_OF`` and a challenger a day younger."""
+    folder = tmp_path_factory.mktemp("steps")
+    frame = simulate()
+    make_lake(folder, frame, labels_of(frame)).close()
+    with make_context(folder, device="cpu").closing() as made:
+        first = train_as_of.fn(made, AS_OF, aliased=True)
+        second = train_as_of.fn(made, AS_OF + timedelta(days=1), aliased=True)
+        unnamed = train_as_of.fn(made, AS_OF - timedelta(days=2), aliased=False)
+        assert [m.alias for m in (first, second, unnamed)] == ["champion", "challenger", None]
+        yield made
+
+
+def test_trained_models_are_tagged_with_their_settings(context):
+    newest, challenger, champion = Registry(context.warehouse).versions()
+    assert (champion.aliases, challenger.aliases) == (("champion",), ("challenger",))
+    assert newest.aliases == ()
+    assert newest.tags["settings_digest"] == context.training_digest()
+    assert {"code_version", "data_digest", "as_of"} <= set(newest.tags)
+    assert "failed_members" not in newest.tags
+
+
+def test_scoring_again_changes_nothing(context):
+    lake = context.lake()
+    first = score_day.fn(context, AS_OF)
+    stored, snapshot = read_scores(lake, AS_OF, AS_OF), lake.snapshot_id()
+    again = score_day.fn(context, AS_OF)
+    assert (first.changed, again.changed) == (True, False)
+    assert (again.alerts, again.rows) == (first.alerts, first.rows)
+    assert lake.snapshot_id() == snapshot
+    assert read_scores(lake, AS_OF, AS_OF).equals(stored)
+    run = day_states(lake, AS_OF, AS_OF)[AS_OF, "score"]
+    assert (run.rows_in, run.rows_out, run.model_version) == (first.rows, first.rows, "1")
+
+
+def test_changed_day_or_model_replaces_the_scores(context):
+    day, lake = AS_OF + timedelta(days=1), context.lake()
+    first = score_day.fn(context, day)
+    before = read_scores(lake, day, day)
+    with lake.commit() as connection:
+        connection.execute(
+            "DELETE FROM lake.transactions WHERE transaction_id = ?",
+            [before["transaction_id"][0]],
+        )
+        insert(lake, "transactions", late_row(day))
+    corrected = score_day.fn(context, day)
+    after = read_scores(lake, day, day)
+    assert corrected.changed
+    assert after.height == before.height == first.rows
+    assert "late" in after["transaction_id"]
+    assert before["transaction_id"][0] not in after["transaction_id"]
+    by_challenger = score_day.fn(context, day, "2")
+    assert by_challenger.changed
+    assert set(read_scores(lake, day, day)["model_version"]) == {"2"}
+
+
+def late_row(day):
+    row = simulate().filter(pl.col("event_date") == day).head(1)
+    return row.with_columns(transaction_id=pl.lit("late"), amount=pl.lit(5000.0))
+
+
+def test_enqueueing_again_adds_nothing(context):
+    day = AS_OF + timedelta(days=2)
+    scored = score_day.fn(context, day)
+    first = enqueue_day.fn(context, scored, "nightly")
+    snapshot = context.lake().snapshot_id()
+    again = enqueue_day.fn(context, score_day.fn(context, day), "nightly")
+    assert (first.added, again.added, again.already_there) == (8, 0, 8)
+    assert context.lake().snapshot_id() == snapshot
+    assert enqueue_day.fn(context, score_day.fn(context, day), "backfill").added == 0
+    with Queue.open(context.warehouse.queue_path, create=False) as queue:
+        assert {alert.lane for alert in queue.alerts_of_day(day)} == {"nightly"}
+
+
+def test_unpublished_day_is_named(context):
+    day = START + timedelta(days=300)
+    with pytest.raises(SourceError, match=f"run nightwarden ingest --date {day}"):
+        score_day.fn(context, day)
+
+
+def test_model_of_the_future_is_refused(context):
+    with pytest.raises(ModelMissingError, match="would know that day's future"):
+        score_day.fn(context, AS_OF - timedelta(days=1))
+    with pytest.raises(ModelMissingError, match="version 9 is not registered"):
+        score_day.fn(context, AS_OF, "9")
+
+
+def test_no_model_is_said(tmp_path):
+    with make_context(tmp_path).closing() as empty, pytest.raises(ModelMissingError):
+        score_day.fn(empty, AS_OF)
+
+
+def test_training_without_days_is_the_users_to_mend(tmp_path):
+    with make_context(tmp_path).closing() as empty:
+        with pytest.raises(ModelMissingError, match="ingest more days"):
+            train_as_of.fn(empty, AS_OF, aliased=True)
+        assert Registry(empty.warehouse).versions() == []
+
+
+@pytest.mark.parametrize("mistake", [UserError("x"), SourceError("x"), DayRefusedError("x")])
+def test_mistake_is_not_retried(mistake):
+    state = asyncio.run(exception_to_failed_state(mistake))
+    assert may_pass(train_as_of, None, state) is False
+
+
+@pytest.mark.parametrize("trouble", [OSError("disk"), RuntimeError("x"), ValueError("x")])
+def test_trouble_is_retried(trouble):
+    state = asyncio.run(exception_to_failed_state(trouble))
+    assert may_pass(train_as_of, None, state) is True
+    assert RETRIED["retries"] == 2
+
+
+def test_success_needs_no_condition():
+    assert may_pass(train_as_of, None, Completed(data=1)) is True
+
+
+def test_context_gives_each_thread_a_connection_and_closes_all(tmp_path):
+    with make_context(tmp_path).closing() as context:
+        lake = context.lake()
+        assert context.lake() is lake
+        assert context.label_delay_days == DELAY
+    with make_context(tmp_path).closing() as other:
+        assert other.lake() is not lake
+    with pytest.raises(Exception, match="closed"):
+        lake.connection.execute("SELECT 1")
+
+
+def test_digests_follow_the_settings_that_matter(tmp_path):
+    base = make_context(tmp_path)
+    assert base.scoring_digest() == make_context(tmp_path / "other", threads=2).scoring_digest()
+    assert base.scoring_digest() != make_context(tmp_path, capacity=9).scoring_digest()
+    more = SMALL.model_copy(update={"seed": 5})
+    assert base.training_digest() != make_context(tmp_path, train=more).training_digest()
+    assert base.scoring_digest() == make_context(tmp_path, train=more).scoring_digest()
