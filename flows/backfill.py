@@ -1,0 +1,209 @@
+"""A range of past days through the same steps as a night, in parallel, resumable from the ledger."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from prefect import flow
+from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+
+from flows.days import days_between
+from flows.settings import Settings
+from tasks.context import Context
+from tasks.score import require_model_of_the_past
+from tasks.steps import enqueue_day, ingest_day, score_day, train_as_of
+from tasks.tracking import RegisteredModel, Registry
+from warehouse.errors import UserError
+from warehouse.ledger import PartitionRun, day_states, is_queued
+from warehouse.partitions import ingest_digest
+
+LANE = "backfill"
+Retrain = Literal["never", "weekly"]
+AS_OF = "as of "
+
+
+@dataclass(frozen=True)
+class DayPlan:
+    """What a backfill will do with a day; ``model`` is a version, or the day as of which to train."""
+
+    day: date
+    ingest: bool
+    score: bool
+    model: str
+
+
+@dataclass(frozen=True)
+class BackfillReport:
+    """What a backfill did: days done now, days that were done before, and days that failed."""
+
+    done: list[date]
+    skipped: list[date]
+    failed: dict[date, str]
+    alerts_added: int
+
+
+def plan_backfill(
+    context: Context,
+    days: list[date],
+    *,
+    retrain: Retrain,
+    force: bool,
+    failed: Collection[date] = (),
+) -> list[DayPlan]:
+    """Decide for each day what is left to do.
+
+    A day is scored anew when a day that its features look back on is landed, now or since. Days in
+    ``failed`` could not be landed.
+
+    Raises:
+        ModelMissingError: if no model may score a day: there is none, or it knows the day's future.
+    """
+    states = day_states(context.lake(), days[0] - context.lookback, days[-1])
+    registry = Registry(context.warehouse)
+    weekly = _weekly_versions(registry, context, days, force=force) if retrain == "weekly" else {}
+    champion = None if weekly else registry.champion()
+    plans: list[DayPlan] = []
+    for day in days:
+        if champion:
+            require_model_of_the_past(champion, day)
+            model = champion.version
+        else:
+            start = _week_start(day)
+            known = weekly[start]
+            model = known.version if known else f"{AS_OF}{start}"
+        landing = force or (day not in failed and not _is_landed(states, day, context))
+        behind = any(plan.ingest and plan.day >= day - context.lookback for plan in plans)
+        finished = not (landing or behind) and _is_finished(states, day, context, model)
+        plans.append(DayPlan(day, ingest=landing, score=force or not finished, model=model))
+    return plans
+
+
+def _week_start(day: date) -> date:
+    """Give the Monday of a day's week."""
+    return day - timedelta(days=day.weekday())
+
+
+def _weekly_versions(
+    registry: Registry, context: Context, days: list[date], *, force: bool
+) -> dict[date, RegisteredModel | None]:
+    """Find, for each week, the newest model that was trained as of its Monday; none with force."""
+    wanted = context.training_digest()
+    oldest_first = reversed(registry.versions())
+    mine = {m.as_of: m for m in oldest_first if m.tags.get("settings_digest") == wanted}
+    starts = {_week_start(day) for day in days}
+    return {start: None if force else mine.get(start) for start in sorted(starts)}
+
+
+def _is_landed(states: dict[tuple[date, str], PartitionRun], day: date, context: Context) -> bool:
+    run = states.get((day, "ingest"))
+    wanted = ingest_digest(context.source, context.validation)
+    return run is not None and (run.status, run.settings_digest) == ("done", wanted)
+
+
+def _is_finished(
+    states: dict[tuple[date, str], PartitionRun], day: date, context: Context, model: str
+) -> bool:
+    now = datetime.now(UTC)
+    wanted = PartitionRun(
+        day, "enqueue", "done", now, context.scoring_digest(), model_version=model
+    )
+    return is_queued(states, wanted, context.lookback)
+
+
+def run_backfill(
+    config: Path,
+    start: date,
+    end: date,
+    *,
+    workers: int | None = None,
+    retrain: Retrain = "never",
+    force: bool = False,
+) -> BackfillReport:
+    """Run the backfill flow with a number of workers; see ``backfill``."""
+    chosen = workers or Settings.read(config).run.workers
+    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=chosen)
+    return backfill.with_options(task_runner=runner)(
+        config, start, end, retrain=retrain, force=force
+    )
+
+
+@flow(name="backfill", validate_parameters=False)
+def backfill(
+    config: Path, start: date, end: date, *, retrain: Retrain = "never", force: bool = False
+) -> BackfillReport:
+    """Ingest, score and queue the days from ``start`` to ``end`` in the backfill lane.
+
+    Days are ingested in order, then scored in parallel, then queued in order, so that the queue is
+    the same whatever the number of workers. A day that a user's mistake stops does not stop the
+    others.
+    """
+    days = days_between(start, end)
+    with Settings.read(config).context().closing() as context:
+        plans = plan_backfill(context, days, retrain=retrain, force=force)
+        failed = _ingest_days(context, plans, force=force)
+        if failed:  # what could not be landed is no reason to score the days behind it anew
+            plans = plan_backfill(context, days, retrain=retrain, force=force, failed=failed)
+        left = [plan for plan in plans if plan.score and plan.day not in failed]
+        versions = _train_weeks(context, left, failed)
+        able = [plan for plan in left if plan.day not in failed]
+        added = _score_and_queue(context, able, versions, failed)
+    return BackfillReport(
+        done=[plan.day for plan in left if plan.day not in failed],
+        skipped=[plan.day for plan in plans if not plan.score],
+        failed=failed,
+        alerts_added=added,
+    )
+
+
+def _ingest_days(context: Context, plans: list[DayPlan], *, force: bool) -> dict[date, str]:
+    failed: dict[date, str] = {}
+    for plan in plans:
+        if not plan.ingest:
+            continue
+        try:
+            ingest_day(context, plan.day, force=force)
+        except UserError as error:
+            failed[plan.day] = str(error)
+    return failed
+
+
+def _train_weeks(
+    context: Context, plans: list[DayPlan], failed: dict[date, str]
+) -> dict[str, str]:
+    """Train the weekly models that are missing; give each plan's model the version that it is.
+
+    The days of a week whose model cannot be trained are noted in ``failed``.
+    """
+    versions: dict[str, str] = {}
+    for model in dict.fromkeys(plan.model for plan in plans):
+        as_of = model.removeprefix(AS_OF)
+        if as_of == model:
+            versions[model] = model
+            continue
+        try:
+            trained = train_as_of(context, date.fromisoformat(as_of), aliased=False)
+        except UserError as error:
+            failed |= {plan.day: str(error) for plan in plans if plan.model == model}
+        else:
+            versions[model] = trained.version
+    return versions
+
+
+def _score_and_queue(
+    context: Context, plans: list[DayPlan], versions: dict[str, str], failed: dict[date, str]
+) -> int:
+    """Score the days in parallel and queue them in order; a failed day is noted in ``failed``."""
+    futures = [
+        (plan.day, score_day.submit(context, plan.day, versions[plan.model])) for plan in plans
+    ]
+    added = 0
+    for day, future in futures:
+        try:
+            scored = future.result()
+        except UserError as error:
+            failed[day] = str(error)
+            continue
+        added += enqueue_day(context, scored, LANE).added
+    return added

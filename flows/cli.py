@@ -1,0 +1,416 @@
+"""The command line. Exit code 0: done; 1: failed; 2: the user's mistake, said in one sentence."""
+
+import logging
+import sys
+from datetime import date, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from flows import engine, show
+from flows.days import days_between
+from warehouse.errors import UserError
+
+if TYPE_CHECKING:
+    from flows.settings import Settings
+
+app = typer.Typer(
+    name="nightwarden",
+    help="Nightly fraud detection: transactions in, a short review queue with reasons out.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+queue_app = typer.Typer(help="Look at the review queue.", no_args_is_help=True)
+quarantine_app = typer.Typer(help="Rows that broke a rule.", no_args_is_help=True)
+models_app = typer.Typer(help="Registered models.", no_args_is_help=True)
+app.add_typer(queue_app, name="queue")
+app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(models_app, name="models")
+
+
+class Lane(StrEnum):
+    """Where alerts wait."""
+
+    NIGHTLY = "nightly"
+    BACKFILL = "backfill"
+
+
+class State(StrEnum):
+    """Whether a case waits for a decision."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Retrain(StrEnum):
+    """Whether a backfill trains models of its own."""
+
+    NEVER = "never"
+    WEEKLY = "weekly"
+
+
+PARSE_DAY = ["%Y-%m-%d"]
+Config = Annotated[
+    Path, typer.Option("--config", envvar="NIGHTWARDEN_CONFIG", help="The settings file.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
+Force = Annotated[bool, typer.Option("--force", help="Do it although it is done or refused.")]
+Day = Annotated[datetime, typer.Option("--date", formats=PARSE_DAY, help="The business day.")]
+MaybeDay = Annotated[
+    datetime | None, typer.Option("--date", formats=PARSE_DAY, help="One business day.")
+]
+From = Annotated[datetime, typer.Option("--from", formats=PARSE_DAY, help="The first day.")]
+To = Annotated[datetime, typer.Option("--to", formats=PARSE_DAY, help="The last day.")]
+MaybeFrom = Annotated[
+    datetime | None, typer.Option("--from", formats=PARSE_DAY, help="The first day.")
+]
+MaybeTo = Annotated[datetime | None, typer.Option("--to", formats=PARSE_DAY, help="The last day.")]
+DEFAULT_CONFIG = Path("nightwarden.toml")
+
+
+def _start(config: Path) -> "Settings":
+    """Read the settings and start the engine, before anything heavy is imported."""
+    from flows.settings import Settings
+
+    settings = Settings.read(config)
+    engine.prepare(settings.warehouse.path / "prefect")
+    return settings
+
+
+def _span(day: datetime | None, start: datetime | None, end: datetime | None) -> tuple[date, date]:
+    if day and not (start or end):
+        return day.date(), day.date()
+    if start and end and not day:
+        return start.date(), end.date()
+    message = "name the days: --date DAY, or --from DAY --to DAY"
+    raise UserError(message)
+
+
+@app.command()
+def init(
+    source: Annotated[str, typer.Option(help="File or quoted glob of your transactions.")],
+    mapping: Annotated[
+        list[str] | None, typer.Option("--map", help="canonical=SOURCE; repeat as needed.")
+    ] = None,
+    config: Config = DEFAULT_CONFIG,
+    *,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Inspect your files, propose the mapping, and write a commented settings file.
+
+    Example: `nightwarden init --source 'in/*.csv' --map amount=betrag`
+    """
+    from flows.init import write_settings
+
+    proposal = write_settings(source, mapping or [], config, force=force)
+    show.proposal(proposal, config, as_json=as_json)
+
+
+@app.command()
+def simulate(
+    folder: Annotated[Path, typer.Argument(help="Folder to write one file a day into.")],
+    start: From,
+    days: Annotated[int, typer.Option(min=1, help="Number of days.")] = 60,
+    accounts: Annotated[int, typer.Option(min=1)] = 500,
+    merchants: Annotated[int, typer.Option(min=1)] = 200,
+    seed: int = 0,
+) -> None:
+    """Write simulated card transactions with labelled frauds, to try things out.
+
+    Example: `nightwarden simulate transactions --from 2026-01-01 --days 60`
+    """
+    from tasks.simulate import simulate_transactions, write_days
+
+    frame = simulate_transactions(
+        start=start.date(), days=days, accounts=accounts, merchants=merchants, seed=seed
+    )
+    files = write_days(frame, folder, format="csv")
+    show.line(f"{frame.height:,} transactions in {len(files)} files in {folder}")
+
+
+@app.command()
+def ingest(
+    day: MaybeDay = None,
+    start: MaybeFrom = None,
+    end: MaybeTo = None,
+    config: Config = DEFAULT_CONFIG,
+    *,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Read, check and publish days; bad rows go to quarantine, a bad day is refused.
+
+    Example: `nightwarden ingest --from 2026-01-01 --to 2026-01-31`
+    """
+    first, last = _span(day, start, end)
+    _start(config)
+    from flows.ingest import ingest as flow
+
+    engine.wait_for_server()
+    reports, refused = flow(config, first, last, force=force)
+    show.ingested(reports, refused, as_json=as_json)
+    if refused:
+        raise typer.Exit(2)
+
+
+@app.command()
+def train(
+    as_of: Annotated[
+        datetime,
+        typer.Option(
+            "--as-of", formats=PARSE_DAY, help="Know what was known at the start of this day."
+        ),
+    ],
+    config: Config = DEFAULT_CONFIG,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Train the ensemble as of a day; the first model is champion, later ones challengers.
+
+    Example: `nightwarden train --as-of 2026-02-01`
+    """
+    _start(config)
+    from flows.train import train as flow
+
+    engine.wait_for_server()
+    show.trained(flow(config, as_of.date()), as_json=as_json)
+
+
+@app.command()
+def score(day: Day, config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> None:
+    """Score a published day with the champion; nothing is queued.
+
+    Example: `nightwarden score --date 2026-02-01`
+    """
+    _start(config)
+    from flows.nightly import score as flow
+
+    engine.wait_for_server()
+    show.scored(flow(config, day.date()), as_json=as_json)
+
+
+@app.command()
+def nightly(day: Day, config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> None:
+    """Run one night: ingest, score with the champion, queue the alerts.
+
+    Running it again changes nothing and queues nothing twice.
+
+    Example: `nightwarden nightly --date 2026-02-01`
+    """
+    _start(config)
+    from flows.nightly import nightly as flow
+
+    engine.wait_for_server()
+    show.night(flow(config, day.date()), as_json=as_json)
+
+
+@app.command()
+def backfill(
+    start: From,
+    end: To,
+    config: Config = DEFAULT_CONFIG,
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the plan, do nothing.")
+    ] = False,
+    workers: Annotated[int | None, typer.Option(min=1, max=64, help="Days at a time.")] = None,
+    retrain: Annotated[
+        Retrain, typer.Option(help="never, or weekly: honest models of the past.")
+    ] = Retrain.NEVER,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Run past days like nights, in parallel; alerts go to the backfill lane.
+
+    Days that are done are skipped: after a crash, run it again.
+
+    Example: `nightwarden backfill --from 2026-01-15 --to 2026-01-31 --dry-run`
+    """
+    from flows.settings import Settings
+
+    settings = Settings.read(config) if dry_run else _start(config)
+    from flows.backfill import plan_backfill, run_backfill
+
+    days = days_between(start.date(), end.date())
+    if dry_run:
+        with settings.context().closing() as context:
+            plans = plan_backfill(context, days, retrain=retrain.value, force=force)
+        show.plan(plans, as_json=as_json)
+        return
+    engine.wait_for_server()
+    report = run_backfill(
+        config, days[0], days[-1], workers=workers, retrain=retrain.value, force=force
+    )
+    show.backfilled(report, as_json=as_json)
+    if report.failed:
+        raise typer.Exit(2)
+
+
+@app.command()
+def evaluate(
+    start: From, end: To, config: Config = DEFAULT_CONFIG, *, as_json: Json = False
+) -> None:
+    """Judge the stored scores of a range by the labels known today.
+
+    Example: `nightwarden evaluate --from 2026-01-15 --to 2026-01-31`
+    """
+    from flows.evaluate import evaluate as judge
+
+    show.qualities(judge(config, start.date(), end.date()), as_json=as_json)
+
+
+@app.command()
+def status(
+    start: From, end: To, config: Config = DEFAULT_CONFIG, *, as_json: Json = False
+) -> None:
+    """Show what was done to each day, from the partition ledger.
+
+    Example: `nightwarden status --from 2026-01-01 --to 2026-01-31`
+    """
+    from flows.settings import Settings
+    from warehouse.ledger import day_states
+
+    days_between(start.date(), end.date())
+    with Settings.read(config).context().closing() as context:
+        states = day_states(context.lake(), start.date(), end.date())
+    show.states(states, as_json=as_json)
+
+
+@queue_app.command("list")
+def queue_list(
+    config: Config = DEFAULT_CONFIG,
+    lane: Annotated[Lane | None, typer.Option(help="Only this lane.")] = None,
+    state: Annotated[State, typer.Option(help="open or closed.")] = State.OPEN,
+    limit: Annotated[int, typer.Option(min=1)] = 20,
+    *,
+    as_json: Json = False,
+) -> None:
+    """List the cases, most suspicious first.
+
+    Example: `nightwarden queue list --lane nightly`
+    """
+    from flows.settings import Settings
+    from warehouse.queue import Queue
+
+    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+        show.cases(queue.cases(lane=lane, state=state, limit=limit), as_json=as_json)
+
+
+@queue_app.command("show")
+def queue_show(
+    case: Annotated[int, typer.Argument(help="The case's number.")],
+    config: Config = DEFAULT_CONFIG,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Show a case: its alerts, each member's score, and the reasons in words.
+
+    Example: `nightwarden queue show 12`
+    """
+    from flows.settings import Settings
+    from warehouse.queue import Queue
+
+    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+        show.case(queue.case(case), as_json=as_json)
+
+
+@quarantine_app.command("list")
+def quarantine_list(
+    start: MaybeFrom = None,
+    end: MaybeTo = None,
+    config: Config = DEFAULT_CONFIG,
+    *,
+    as_json: Json = False,
+) -> None:
+    """Count the rows in quarantine by day and rule, with an example.
+
+    Example: `nightwarden quarantine list --from 2026-01-01 --to 2026-01-31`
+    """
+    from flows.settings import Settings
+    from warehouse.quarantine import list_quarantine
+
+    if start and end:
+        days_between(start.date(), end.date())
+    with Settings.read(config).context().closing() as context:
+        found = list_quarantine(
+            context.lake(), start.date() if start else None, end.date() if end else None
+        )
+    show.quarantined(found, as_json=as_json)
+
+
+@quarantine_app.command("replay")
+def quarantine_replay(
+    day: Day,
+    config: Config = DEFAULT_CONFIG,
+    *,
+    to_own_day: Annotated[
+        bool, typer.Option("--to-own-day", help="Publish late rows on the day they happened.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Judge a day's quarantined rows again, after the mapping was mended, and publish what passes.
+
+    Example: `nightwarden quarantine replay --date 2026-01-15`
+    """
+    from flows.settings import Settings
+    from warehouse.quarantine import replay_quarantine
+
+    with Settings.read(config).context().closing() as context:
+        report = replay_quarantine(
+            context.lake(), context.source, context.validation, day.date(), to_own_day=to_own_day
+        )
+    show.replayed(report, as_json=as_json)
+
+
+@models_app.command("list")
+def models_list(config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> None:
+    """List the registered models, newest first.
+
+    Example: `nightwarden models list`
+    """
+    from flows.settings import Settings
+    from tasks.tracking import Registry
+
+    show.models(Registry(Settings.read(config).warehouse).versions(), as_json=as_json)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Argument(help="An empty or new folder.")] = Path("demo"),
+) -> None:
+    """Run the whole job on simulated transactions: init, ingest, train, backfill, a night, figures.
+
+    Example: `nightwarden demo`
+    """
+    from flows.demo import run_demo
+
+    run_demo(folder)
+
+
+def _report_progress() -> None:
+    """Send the steps' messages to standard error."""
+    from rich.logging import RichHandler
+
+    handler = RichHandler(
+        console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"
+    )
+    for name in ("flows", "tasks", "models", "warehouse"):
+        logger = logging.getLogger(name)
+        logger.setLevel(logging.INFO)
+        logger.addHandler(handler)
+        logger.propagate = False  # Prefect's root handler would print it again
+
+
+def main() -> None:
+    """Run the command line."""
+    _report_progress()
+    try:
+        app()
+    except UserError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        sys.exit(2)

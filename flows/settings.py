@@ -1,0 +1,174 @@
+"""The settings: ``nightwarden.toml`` read once into frozen models, unknown keys refused.
+
+``NIGHTWARDEN_SECTION__KEY`` in the environment overrides a key (``NIGHTWARDEN_QUEUE__CAPACITY=50``);
+the connection of a PostgreSQL source and the pseudonym key come from the environment by preference:
+``NIGHTWARDEN_SOURCE_DSN``, ``NIGHTWARDEN_PSEUDONYM_KEY``.
+"""
+
+import glob
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.context import Context
+from tasks.train_settings import TrainSettings
+from warehouse.connection import WarehouseSettings
+from warehouse.errors import SettingsError
+from warehouse.privacy import PseudonymKey
+from warehouse.rules import ValidationSettings
+from warehouse.source import SourceSettings
+
+PREFIX = "NIGHTWARDEN_"
+DIRECT = {"NIGHTWARDEN_PSEUDONYM_KEY", "NIGHTWARDEN_SOURCE_DSN", "NIGHTWARDEN_CONFIG"}
+
+
+class QueueSettings(BaseModel):
+    """How much the analysts can review."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    capacity: int = Field(100, ge=1, le=100_000, description="Alerts a day, at most.")
+
+
+class RunSettings(BaseModel):
+    """Where and on what the flows run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(
+        1, ge=1, description="Threads of a network; more are slower while other work runs."
+    )
+    workers: int = Field(2, ge=1, le=64, description="Days that a backfill handles at a time.")
+
+
+class Settings(BaseModel):
+    """Everything in ``nightwarden.toml``; paths are relative to its folder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    source: SourceSettings
+    warehouse: WarehouseSettings = WarehouseSettings()
+    validation: ValidationSettings = ValidationSettings()
+    train: TrainSettings = TrainSettings()
+    queue: QueueSettings = QueueSettings()
+    run: RunSettings = RunSettings()
+    folder: Path = Field(exclude=True)
+    pseudonym_key: PseudonymKey | None = Field(None, exclude=True)
+
+    def context(self) -> Context:
+        """Give what the steps need, as plain values."""
+        return Context(
+            warehouse=self.warehouse,
+            source=self.source,
+            validation=self.validation,
+            train=self.train,
+            capacity=self.queue.capacity,
+            device=self.run.device,
+            threads=self.run.threads,
+            key=self.pseudonym_key,
+        )
+
+    @classmethod
+    def read(cls, file: Path, environment: Mapping[str, str] | None = None) -> Self:
+        """Read the file, then the environment over it.
+
+        Raises:
+            SettingsError: if the file is missing, is no TOML, or a key or value is wrong.
+        """
+        environment = os.environ if environment is None else environment
+        raw = _read_toml(file)
+        inner = sorted({"folder", "pseudonym_key"} & set(raw))
+        if inner:
+            message = f"{file}: unknown key {inner[0]}; remove it or correct its spelling"
+            raise SettingsError(message)
+        _override(raw, environment)
+        folder = file.resolve().parent
+        _resolve_paths(raw, folder)
+        key = PseudonymKey.read(
+            folder / "nightwarden.key", environment.get("NIGHTWARDEN_PSEUDONYM_KEY")
+        )
+        try:
+            return cls.model_validate(raw | {"folder": folder, "pseudonym_key": key})
+        except ValidationError as error:
+            raise SettingsError(f"{file}: {_explain(error)}") from error
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    if not file.exists():
+        message = f"no settings file {file}: make one with nightwarden init --source GLOB"
+        raise SettingsError(message)
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        message = f"the settings file {file} cannot be read: {error.strerror}"
+        raise SettingsError(message) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        message = f"{file} is no valid TOML: {error}"
+        raise SettingsError(message) from error
+
+
+def _override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
+    """Lay ``NIGHTWARDEN_SECTION__KEY`` values over the file's; values are TOML, else text."""
+    if dsn := environment.get("NIGHTWARDEN_SOURCE_DSN"):
+        _section(raw, "source")["dsn"] = dsn
+    for name, text in environment.items():
+        if not name.startswith(PREFIX) or name in DIRECT:
+            continue
+        *sections, key = name.removeprefix(PREFIX).lower().split("__")
+        table = raw
+        for section in sections:
+            table = _section(table, section)
+        table[key] = _toml_value(text)
+
+
+def _section(table: dict[str, Any], name: str) -> dict[str, Any]:
+    found = table.setdefault(name, {})
+    if not isinstance(found, dict):
+        message = f"{name} must be a section, [{name}], got {found!r}"
+        raise SettingsError(message)
+    return found
+
+
+def _toml_value(text: str) -> Any:  # noqa: ANN401 (any TOML value)
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
+    """Make the warehouse folder and the source path absolute: flows may run from anywhere."""
+    warehouse = _section(raw, "warehouse")
+    path = warehouse.get("path", "warehouse-data")
+    if not isinstance(path, str):
+        message = f"warehouse.path must be a text, the name of a folder; got {path!r}"
+        raise SettingsError(message)
+    warehouse["path"] = folder / path
+    source = _section(raw, "source")
+    path = source.get("path")
+    if isinstance(path, str) and not Path(path).is_absolute():
+        # the folder's own name is neither a pattern nor a placeholder
+        literal = glob.escape(str(folder)).replace("{", "{{").replace("}", "}}")
+        source["path"] = f"{literal}/{path}"
+
+
+def _explain(error: ValidationError) -> str:
+    """Say in a line what is wrong with which keys."""
+    reasons = []
+    for problem in error.errors():
+        key = ".".join(str(part) for part in problem["loc"]) or "file"
+        if problem["type"] == "extra_forbidden":
+            reasons.append(f"unknown key {key}; remove it or correct its spelling")
+        elif problem["type"] == "missing":
+            reasons.append(f"{key} is missing")
+        else:
+            # of a whole section only what is wrong is told: it may hold a password
+            given = problem["input"]
+            got = "" if isinstance(given, dict) else f" (got {given!r})"
+            reasons.append(f"{key}: {problem['msg']}{got}")
+    return "; ".join(reasons)

@@ -1,0 +1,79 @@
+"""Flows in processes of their own, forked from one that has everything imported."""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+PRELOADED = ["flows.nightly", "flows.backfill", "flows.ingest", "warehouse.expectations"]
+
+
+def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
+    """Start a function of this module in a new process."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(
+        target=_quietly, args=(target, arguments, os.environ["PREFECT_API_URL"])
+    )
+    process.start()
+    return process
+
+
+def _quietly(target: Callable[..., None], arguments: tuple[object, ...], url: str) -> None:
+    os.environ["PREFECT_API_URL"] = url
+    os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
+    target(*arguments)
+    sys.stdout.flush()
+
+
+def run_nightly(config: Path, night: date) -> None:
+    """Run one night."""
+    from flows.nightly import nightly
+
+    nightly(config, night)
+
+
+def run_backfill(config: Path, first: date, last: date, workers: int) -> None:
+    """Run a backfill; a day that fails is an error."""
+    from flows.backfill import run_backfill as run
+
+    report = run(config, first, last, workers=workers)
+    if report.failed:
+        raise RuntimeError(str(report.failed))
+
+
+def run_ingest(config: Path, first: date, last: date) -> None:
+    """Land days; a refused day is an error."""
+    from flows.ingest import ingest
+
+    _, refused = ingest(config, first, last)
+    if refused:
+        raise RuntimeError(str(refused))
+
+
+def kill_after(process: BaseProcess, seconds: float) -> bool:
+    """Kill a process at a moment, unless it has ended by then; tell whether it was killed."""
+    process.join(seconds)
+    if process.exitcode is not None:
+        return False
+    os.kill(process.pid or 0, signal.SIGKILL)
+    process.join()
+    return True
+
+
+def finish(process: BaseProcess) -> None:
+    """Wait for a process, which must succeed."""
+    process.join(300)
+    assert process.exitcode == 0, f"exit code {process.exitcode}"
+
+
+def timed(target: Callable[..., None], *arguments: object) -> float:
+    """Run a process to its end and give its seconds."""
+    started = time.monotonic()
+    finish(start(target, *arguments))
+    return time.monotonic() - started
