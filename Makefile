@@ -33,7 +33,7 @@ lint: $(READY)  ## Check style, types and the direction of imports.
 	$(BIN)/lint-imports
 
 bench: $(READY)  ## Measure on your copy of the handbook data: make bench DATA=folder.
-	$(BIN)/python benchmarks/features.py --data $(DATA)
+	$(BIN)/python benchmarks/features.py --data $(DATA) --book
 	$(BIN)/python benchmarks/handbook.py --data $(DATA)
 
 docs: $(READY)  ## Write the generated pages of docs/.
