@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,7 +75,13 @@ def plan_backfill(
             model = known.version if known else f"{AS_OF}{start}"
         landing = force or (day not in failed and not _is_landed(states, day, context))
         behind = any(plan.ingest and plan.day >= day - context.lookback for plan in plans)
-        finished = not (landing or behind) and _is_finished(states, day, context, model)
+        finished = not (landing or behind) and is_queued(
+            states,
+            day,
+            model_version=model,
+            settings_digest=context.scoring_digest(),
+            lookback=context.lookback,
+        )
         plans.append(DayPlan(day, ingest=landing, score=force or not finished, model=model))
     return plans
 
@@ -100,16 +106,6 @@ def _is_landed(states: dict[tuple[date, str], PartitionRun], day: date, context:
     run = states.get((day, "ingest"))
     wanted = ingest_digest(context.source, context.validation)
     return run is not None and (run.status, run.settings_digest) == ("done", wanted)
-
-
-def _is_finished(
-    states: dict[tuple[date, str], PartitionRun], day: date, context: Context, model: str
-) -> bool:
-    now = datetime.now(UTC)
-    wanted = PartitionRun(
-        day, "enqueue", "done", now, context.scoring_digest(), model_version=model
-    )
-    return is_queued(states, wanted, context.lookback)
 
 
 def run_backfill(

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from warehouse.errors import WarehouseError
+from warehouse.connection import writing_to
 
 IDLE_SERVICES = (
     "CANCELLATION_CLEANUP",
@@ -69,14 +69,8 @@ def prepare(record: Path) -> None:
         os.environ.setdefault(name, value)
     if "PREFECT_API_URL" in os.environ:
         return
-    try:
+    with writing_to(record):
         record.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        message = (
-            f"the warehouse folder must be writable, but {record} is not ({error.strerror}); "
-            "change its permissions or [warehouse] path in nightwarden.toml"
-        )
-        raise WarehouseError(message) from error
     os.environ.setdefault("PREFECT_HOME", str(record.resolve()))
     listener = socket.socket()
     listener.bind(("127.0.0.1", 0))  # held from here on, so that no one else gets the port

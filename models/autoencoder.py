@@ -7,12 +7,10 @@ from torch import Tensor, nn
 
 from models.detector import (
     FitReport,
-    NotFittedError,
     OnEpoch,
     check_fit_rows,
-    check_width,
     sample_rows,
-    score_in_blocks,
+    score_rows,
 )
 from models.mlp import build_mlp, initialise_weights
 from models.training import (
@@ -155,7 +153,4 @@ class Autoencoder(nn.Module):
             ValueError: if the width is not that of the fit.
             NotFittedError: if ``fit`` was not called.
         """
-        if not self.is_fitted:
-            raise NotFittedError("Autoencoder was not fitted; call fit first")
-        check_width(x, self.n_features)
-        return score_in_blocks(self.forward, x)
+        return score_rows(self, x, is_fitted=bool(self.is_fitted))

@@ -165,6 +165,22 @@ def score_in_blocks(score_block: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
     return torch.cat(blocks)
 
 
+def score_rows(detector: Detector, x: Tensor, *, is_fitted: bool) -> Tensor:
+    """Give a fitted detector's scores, each independent of the other rows: ``Detector.score``.
+
+    Shape:
+        x: (batch, features). Returns: (batch,), float32.
+
+    Raises:
+        ValueError: if the width is not that of the fit.
+        NotFittedError: if ``fit`` was not called.
+    """
+    if not is_fitted:
+        raise NotFittedError(f"{type(detector).__name__} was not fitted; call fit first")
+    check_width(x, detector.n_features)
+    return score_in_blocks(detector.forward, x)
+
+
 def sample_rows(x: Tensor, max_rows: int, generator: torch.Generator) -> Tensor:
     """Take at most ``max_rows`` rows at random, without replacement, in random order.
 

@@ -9,12 +9,10 @@ from torch import Tensor, nn
 
 from models.detector import (
     FitReport,
-    NotFittedError,
     OnEpoch,
     check_fit_rows,
-    check_width,
     sample_rows,
-    score_in_blocks,
+    score_rows,
 )
 from models.training import check_finite, make_generator
 
@@ -156,7 +154,4 @@ class Gaussian(nn.Module):
             ValueError: if the width is not that of the fit.
             NotFittedError: if ``fit`` was not called.
         """
-        if not self.is_fitted:
-            raise NotFittedError("Gaussian was not fitted; call fit first")
-        check_width(x, self.n_features)
-        return score_in_blocks(self.forward, x)
+        return score_rows(self, x, is_fitted=bool(self.is_fitted))

@@ -99,8 +99,12 @@ def load_features(lake: Lake, start: date, end: date, request: FeatureRequest) -
     )
     extras = [name for name in transactions.columns if name not in features.columns]
     days = transactions.filter(pl.col("event_date") >= start)
-    joined = features.join(days.select("transaction_id", *extras), on="transaction_id", how="left")
-    return joined.sort("event_date", "transaction_id")
+    return features.join(
+        days.select("transaction_id", *extras),
+        on="transaction_id",
+        how="left",
+        maintain_order="left",
+    )
 
 
 def fit_as_of(

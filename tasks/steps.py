@@ -5,7 +5,7 @@ done.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -20,11 +20,11 @@ from tasks.score import make_alerts, require_model_of_the_past, score_features
 from tasks.tensors import frame_digest
 from tasks.tracking import Registry
 from warehouse.errors import BusyError, SourceError, UserError
-from warehouse.ledger import PartitionRun, day_states, is_queued, write_run
+from warehouse.ledger import PartitionRun, day_states, is_queued, is_repeated, write_run
 from warehouse.partitions import IngestReport, land_day
 from warehouse.queue import Queue
 from warehouse.queue_records import EnqueueResult, NewAlert
-from warehouse.scores import is_scored, replace_scores
+from warehouse.scores import replace_scores
 
 
 def may_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
@@ -113,7 +113,7 @@ def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel
         on_epoch=_log_epoch,
     )
     tags = {**training.record.tags, "settings_digest": context.training_digest()}
-    record = training.record.with_tags(tags)
+    record = replace(training.record, tags=tags)
     registry, alias = Registry(context.warehouse), None
     with registry.locked():
         version = registry.register(training.bundle, record, training.example)
@@ -166,7 +166,7 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
         model_version=model.version,
         data_digest=frame_digest(features),
     )
-    changed = not is_scored(lake, run)
+    changed = not is_repeated(lake, run)
     if changed:
         replace_scores(lake, scored.scores, run)
     alerts = tuple(make_alerts(scored, bundle))
@@ -192,7 +192,14 @@ def enqueue_day(context: Context, scored: ScoredDay, lane: str) -> EnqueueResult
     )
     logger.info("%s queued in lane %s: %d new alerts", scored.day, lane, result.added)
     states = day_states(context.lake(), scored.day - context.lookback, scored.day)
-    if result.added or scored.changed or not is_queued(states, run, context.lookback):
+    known = is_queued(
+        states,
+        scored.day,
+        model_version=scored.model_version,
+        settings_digest=run.settings_digest,
+        lookback=context.lookback,
+    )
+    if result.added or scored.changed or not known:
         with context.lake().commit() as connection:
             write_run(connection, run)
     return result

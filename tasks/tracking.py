@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +21,8 @@ from filelock import FileLock
 from models.ensemble import Ensemble
 from models.persistence import load_ensemble, save_ensemble
 from tasks.tensors import Encoding
-from warehouse.connection import LOCK_TIMEOUT_SECONDS, WarehouseSettings
-from warehouse.errors import ModelMissingError, WarehouseError
+from warehouse.connection import LOCK_TIMEOUT_SECONDS, WarehouseSettings, writing_to
+from warehouse.errors import ModelMissingError
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -95,10 +95,6 @@ class TrainingRecord:
     curves: Mapping[str, Sequence[float]]
     tags: Mapping[str, str]
 
-    def with_tags(self, tags: Mapping[str, str]) -> "TrainingRecord":
-        """Give the record with other tags."""
-        return replace(self, tags=tags)
-
 
 @dataclass(frozen=True)
 class RegisteredModel:
@@ -117,11 +113,8 @@ class Registry:
     def __init__(self, settings: WarehouseSettings) -> None:
         """Name the store; nothing is opened yet."""
         folder = settings.path / "mlflow"
-        try:
+        with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            message = f"the models' folder {folder} cannot be made: {error.strerror}"
-            raise WarehouseError(message) from error
         self._lock = FileLock(folder / "registry.lock", timeout=LOCK_TIMEOUT_SECONDS)
         self.uri = f"sqlite:///{folder / 'mlflow.db'}"
         self._artifacts = folder / "artifacts"

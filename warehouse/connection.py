@@ -47,6 +47,23 @@ class WarehouseSettings(BaseModel):
         return self.path / "queue.sqlite"
 
 
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """Say what to do where a folder of the warehouse cannot be made or written.
+
+    Raises:
+        WarehouseError: if the block meets an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        message = (
+            f"the warehouse folder must be writable, but {folder} is not ({error.strerror}); "
+            "change its permissions or [warehouse] path in nightwarden.toml"
+        )
+        raise WarehouseError(message) from error
+
+
 def load_extension(connection: duckdb.DuckDBPyConnection, name: str) -> None:
     """Load a DuckDB extension from its wheel, or by name where it was installed otherwise.
 
@@ -118,15 +135,9 @@ class Lake:
             WarehouseError: if the folder cannot be written or the catalog cannot be opened.
         """
         folder = settings.lake_folder
-        try:
+        with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "commit.lock").touch()
-        except OSError as error:
-            message = (
-                f"the warehouse folder must be writable, but {folder} is not ({error.strerror}); "
-                "change its permissions or [warehouse] path in nightwarden.toml"
-            )
-            raise WarehouseError(message) from error
         connection = duckdb.connect()
         try:
             return cls._attach(connection, settings)

@@ -66,15 +66,16 @@ def write_run(connection: duckdb.DuckDBPyConnection, run: PartitionRun) -> None:
     )
 
 
-def last_run(lake: Lake, day: date, stage: str) -> PartitionRun | None:
-    """Find the newest run of a stage over a day."""
-    names = [field.name for field in fields(PartitionRun)]
-    row = lake.connection.execute(
-        f"SELECT {', '.join(names)} FROM lake.partition_runs "
-        "WHERE event_date = ? AND stage = ? ORDER BY finished_at DESC LIMIT 1",
-        [day, stage],
-    ).fetchone()
-    return PartitionRun(**dict(zip(names, row, strict=True))) if row else None
+def is_repeated(lake: Lake, run: PartitionRun) -> bool:
+    """Tell whether the day's newest run of the stage did the same work on the same data."""
+    before = day_states(lake, run.event_date, run.event_date).get((run.event_date, run.stage))
+    return (
+        before is not None
+        and before.status == "done"
+        and (before.data_digest, before.rows_in) == (run.data_digest, run.rows_in)
+        and (before.settings_digest, before.model_version)
+        == (run.settings_digest, run.model_version)
+    )
 
 
 def day_states(lake: Lake, start: date, end: date) -> dict[tuple[date, str], PartitionRun]:
@@ -91,22 +92,24 @@ def day_states(lake: Lake, start: date, end: date) -> dict[tuple[date, str], Par
 
 
 def is_queued(
-    states: Mapping[tuple[date, str], PartitionRun], queued: PartitionRun, lookback: timedelta
+    states: Mapping[tuple[date, str], PartitionRun],
+    day: date,
+    *,
+    model_version: str,
+    settings_digest: str,
+    lookback: timedelta,
 ) -> bool:
-    """Tell whether a day was queued like ``queued`` after all that its features look back on landed.
+    """Tell whether a day was queued like this after all that its features look back on landed.
 
     An enqueue run begins with the scoring whose alerts it queued, so that what lands between the
     two counts as later.
     """
-    day = queued.event_date
-    before = states.get((day, "enqueue"))
-    if before is None or (before.model_version, before.settings_digest) != (
-        queued.model_version,
-        queued.settings_digest,
-    ):
+    queued = states.get((day, "enqueue"))
+    wanted = (model_version, settings_digest)
+    if queued is None or (queued.model_version, queued.settings_digest) != wanted:
         return False
     return all(
-        run.finished_at is None or run.finished_at <= before.started_at
+        run.finished_at is None or run.finished_at <= queued.started_at
         for (other, stage), run in states.items()
         if stage in ("ingest", "replay") and day - lookback <= other <= day
         if run.status == "done"

@@ -9,7 +9,7 @@ import duckdb
 from warehouse import expectations
 from warehouse.connection import Lake, quote_name
 from warehouse.errors import DayRefusedError
-from warehouse.ledger import PartitionRun, digest, last_run, table_digest, write_run
+from warehouse.ledger import PartitionRun, digest, is_repeated, table_digest, write_run
 from warehouse.privacy import PseudonymKey
 from warehouse.publishing import (
     LATE_BATCH_PREFIX,
@@ -65,7 +65,7 @@ def land_day(
     started = datetime.now(UTC)
     batch = _read(lake, settings, day, key)
     run = _begin(lake, settings, limits, batch, started)
-    if _is_landed(lake, run) and not force:
+    if not force and is_repeated(lake, run):
         return _unchanged(lake, run)
     stage_day(lake.connection, settings, limits, day)
     rules = [*row_rules(settings, day), *judged_copy_rules()]
@@ -125,16 +125,6 @@ def _read(
     if key is not None and settings.pseudonymise:
         key.require_same(lake.folder / "pseudonym-key.fingerprint")
     return read_day(lake.connection, settings, day, key)
-
-
-def _is_landed(lake: Lake, run: PartitionRun) -> bool:
-    before = last_run(lake, run.event_date, "ingest")
-    return (
-        before is not None
-        and before.status == "done"
-        and (before.data_digest, before.settings_digest, before.rows_in)
-        == (run.data_digest, run.settings_digest, run.rows_in)
-    )
 
 
 def _unchanged(lake: Lake, run: PartitionRun) -> IngestReport:

@@ -5,19 +5,8 @@ from dataclasses import replace
 import polars as pl
 
 from warehouse.connection import Lake
-from warehouse.ledger import PartitionRun, last_run, write_run
+from warehouse.ledger import PartitionRun, write_run
 from warehouse.schema import SCORES
-
-
-def is_scored(lake: Lake, run: PartitionRun) -> bool:
-    """Tell whether the newest scoring of the day had the same input, model and settings."""
-    before = last_run(lake, run.event_date, run.stage)
-    return (
-        before is not None
-        and before.status == "done"
-        and (before.data_digest, before.model_version, before.settings_digest)
-        == (run.data_digest, run.model_version, run.settings_digest)
-    )
 
 
 def replace_scores(lake: Lake, scores: pl.DataFrame, run: PartitionRun) -> None:
