@@ -18,6 +18,21 @@ OnEpoch = Callable[[int, float, float], None]
 BLOCK_ROWS = 2048
 
 
+class Rows(Protocol):
+    """A matrix whose rows may be gathered only when they are asked for; a ``Tensor`` is one."""
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Rows and columns."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows are."""
+
+    def __getitem__(self, index: Any) -> Any:  # noqa: ANN401 (torch's own indexing)
+        """Give the rows of an index tensor or slice as a matrix."""
+
+
 class NotFittedError(RuntimeError):
     """A detector or preprocessor was used before ``fit``."""
 
@@ -93,13 +108,13 @@ class Detector(Protocol):
         """Take over the tensors of a fitted detector."""
 
 
-def check_width(x: Tensor, n_features: int) -> None:
+def check_width(x: Rows, n_features: int) -> None:
     """Refuse a matrix that has another number of columns than at fit.
 
     Raises:
         ValueError: if ``x`` is not (batch, n_features).
     """
-    if x.ndim != 2:
+    if len(x.shape) != 2:
         raise ValueError(f"expected a (batch, features) matrix, got shape {tuple(x.shape)}")
     if x.shape[1] != n_features:
         raise ValueError(f"expected {n_features} features as at fit, got {x.shape[1]}")
@@ -126,7 +141,7 @@ def check_names(x: Tensor, fitted_names: Sequence[str], names: Sequence[str] | N
     check_width(x, len(fitted_names))
 
 
-def check_fit_rows(x: Tensor, x_held_out: Tensor, n_features: int) -> None:
+def check_fit_rows(x: Rows, x_held_out: Rows, n_features: int) -> None:
     """Refuse training data that no detector can learn from.
 
     Raises:
@@ -141,7 +156,7 @@ def check_fit_rows(x: Tensor, x_held_out: Tensor, n_features: int) -> None:
         )
 
 
-def score_in_blocks(score_block: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+def score_in_blocks(score_block: Callable[[Tensor], Tensor], x: Rows) -> Tensor:
     """Score any number of rows so that a row's score does not depend on its company.
 
     Matrix kernels choose their order of summation by shape, place and number of threads, so the
@@ -165,7 +180,7 @@ def score_in_blocks(score_block: Callable[[Tensor], Tensor], x: Tensor) -> Tenso
     return torch.cat(blocks)
 
 
-def score_rows(detector: Detector, x: Tensor, *, is_fitted: bool) -> Tensor:
+def score_rows(detector: Detector, x: Rows, *, is_fitted: bool) -> Tensor:
     """Give a fitted detector's scores, each independent of the other rows: ``Detector.score``.
 
     Shape:
@@ -187,5 +202,13 @@ def sample_rows(x: Tensor, max_rows: int, generator: torch.Generator) -> Tensor:
     Shape:
         x: (rows, features). Returns: (min(rows, max_rows), features), a copy.
     """
-    chosen = torch.randperm(x.shape[0], generator=generator, device=generator.device)[:max_rows]
-    return x[chosen.to(x.device)]
+    return x[sample_places(x.shape[0], max_rows, generator).to(x.device)]
+
+
+def sample_places(n_rows: int, max_rows: int, generator: torch.Generator) -> Tensor:
+    """Draw the places of at most ``max_rows`` of ``n_rows`` rows, in random order.
+
+    Shape:
+        Returns: (min(n_rows, max_rows),), int64, on the generator's device.
+    """
+    return torch.randperm(n_rows, generator=generator, device=generator.device)[:max_rows]

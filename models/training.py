@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.detector import FitReport, OnEpoch
+from models.detector import FitReport, OnEpoch, Rows
 
 Step = Callable[[Tensor], Tensor]
 """Takes one batch (rows, features), updates the weights, returns the detached scalar loss."""
@@ -114,15 +114,17 @@ def make_adam_step(
     return step
 
 
-def mean_over_rows(row_losses: Callable[[Tensor], Tensor], x: Tensor) -> float:
+def mean_over_rows(row_losses: Callable[[Tensor], Tensor], x: Rows) -> float:
     """Average a per-row loss without holding all activations at once.
 
     Shape:
         x: (rows, features). row_losses: (rows, features) -> (rows,).
     """
     with torch.no_grad():
-        parts = torch.split(x, VALIDATION_ROWS)
-        total = math.fsum(float(row_losses(part).sum()) for part in parts)
+        total = math.fsum(
+            float(row_losses(x[start : start + VALIDATION_ROWS]).sum())
+            for start in range(0, x.shape[0], VALIDATION_ROWS)
+        )
     return total / x.shape[0]
 
 
@@ -130,7 +132,7 @@ def train_epochs(
     network: nn.Module,
     step: Step,
     validation_loss: Callable[[], float],
-    x: Tensor,
+    x: Rows,
     config: TrainingConfig,
     generator: torch.Generator,
     on_epoch: OnEpoch | None = None,
@@ -168,7 +170,7 @@ def train_epochs(
     )
 
 
-def run_one_epoch(step: Step, x: Tensor, batch_rows: int, generator: torch.Generator) -> float:
+def run_one_epoch(step: Step, x: Rows, batch_rows: int, generator: torch.Generator) -> float:
     """Visit the rows once in random order; give the mean loss."""
     order = torch.randperm(x.shape[0], generator=generator, device=x.device)
     n_batches = max(1, x.shape[0] // batch_rows)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from models.ensemble import Ensemble, EnsembleConfig, FitReports, fit_ensemble
 from models.registry import REGISTRY
+from models.training import TrainingConfig
 
 FEATURES = (
     "amount_ratio",
@@ -82,7 +83,7 @@ ANOMALIES = {
 
 def make_config(name: str) -> object:
     config_class = REGISTRY[name].config
-    return config_class() if name == "gaussian" else config_class(**FAST)
+    return config_class(**FAST) if issubclass(config_class, TrainingConfig) else config_class()
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,6 +16,7 @@ each_detector = pytest.mark.parametrize("name", sorted(REGISTRY))
 
 # What a member must reach on its own. Measured on seeds 0 and 1: gaussian 0.994 to 1.0,
 # autoencoder 0.933 (burst) to 1.0, vae 0.941 (correlation_break) to 1.0.
+LEAST_AUC = 0.9
 AUC_FLOORS = {
     ("autoencoder", "amount_spike"): 0.93,
     ("autoencoder", "burst"): 0.90,
@@ -196,7 +197,7 @@ def test_planted_anomalies_score_higher(ensemble, name, kind):
     normal = make_normal_rows(1000, 7)
     odd = ANOMALIES[kind](make_normal_rows(200, 8))
     scores = ensemble.member_scores(torch.cat([normal, odd]))[:, column]
-    assert roc_auc(scores, [0] * 1000 + [1] * 200) >= AUC_FLOORS[name, kind]
+    assert roc_auc(scores, [0] * 1000 + [1] * 200) >= AUC_FLOORS.get((name, kind), LEAST_AUC)
 
 
 @each_detector
