@@ -1,4 +1,4 @@
-"""Scaling, missing values and categorical rarity, fitted on training rows only."""
+"""Scaling, missing values and categories as numbers, fitted on training rows only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.category_embedding import embed_codes
 from models.detector import NotFittedError, check_names
 
 NORMAL_QUARTILE_RANGE = 1.349  # interquartile range of a standard normal variable
@@ -22,21 +23,31 @@ class PreprocessingConfig:
             fraud has.
         least_quartile_share: The quartile range gives the scale only if it is at least this share
             of the standard deviation; else (a column that is mostly one value) the deviation does.
+        embedding_dim: Columns at most, beside its rarity, that say what a category's rows are
+            usually like; 0 for none.
+        prior_rows: Rows at which a category's own mean and the overall mean count alike.
     """
 
     linear_range: float = 30.0
     least_quartile_share: float = 0.1
+    embedding_dim: int = 2
+    prior_rows: float = 20.0
 
     def __post_init__(self) -> None:
         """Refuse settings without meaning.
 
         Raises:
-            ValueError: if a setting is not positive.
+            ValueError: if a setting is not positive, or ``embedding_dim`` is negative.
         """
         if self.linear_range <= 0 or self.least_quartile_share <= 0:
             raise ValueError(
                 "expected linear_range > 0 and least_quartile_share > 0, "
                 f"got {self.linear_range} and {self.least_quartile_share}"
+            )
+        if self.embedding_dim < 0 or self.prior_rows <= 0:
+            raise ValueError(
+                "expected embedding_dim >= 0 and prior_rows > 0, "
+                f"got {self.embedding_dim} and {self.prior_rows}"
             )
 
 
@@ -44,9 +55,12 @@ class Preprocessor(nn.Module):
     """Turn a matrix of raw features into what detectors want; remember the feature names.
 
     Numeric columns: (x - median) / scale, tails tamed; NaN becomes the median, and a column that
-    had NaN in training gets an indicator column (at the end). Categorical columns hold integer
-    codes >= 0, 0 meaning unknown (as NaN does), and become the standardised negative
-    log-frequency of their code. Every value depends on its own row alone.
+    had NaN in training gets an indicator column. Categorical columns hold integer codes >= 0, 0
+    meaning unknown (as NaN does), and become the standardised negative log-frequency of their
+    code; further columns embed the code by what its rows' numeric columns are usually like (see
+    :mod:`models.category_embedding`), zero for an unknown one. The outputs are the features in
+    order, then the indicators, then the embeddings, both in the features' order. Every value
+    depends on its own row alone.
 
     Shape:
         x: (batch, features), float32 or float64. transform gives (batch, n_outputs), float64,
@@ -61,6 +75,8 @@ class Preprocessor(nn.Module):
     scale: Tensor
     rarity: Tensor
     is_indicated: Tensor
+    embeddings: Tensor
+    is_embedded: Tensor
     is_fitted: Tensor
 
     def __init__(
@@ -86,21 +102,55 @@ class Preprocessor(nn.Module):
                 raise ValueError(
                     f"expected a feature name with a cardinality >= 1, got {name!r}: {cardinality}"
                 )
+        self.categorical_columns = tuple(
+            column for column, name in enumerate(self.feature_names) if name in self.cardinalities
+        )
         n_features = len(self.feature_names)
+        n_categorical, dim = len(self.categorical_columns), config.embedding_dim
         most_codes = max(self.cardinalities.values(), default=1)
         self.register_buffer("center", torch.zeros(n_features, dtype=torch.float64))
         self.register_buffer("scale", torch.ones(n_features, dtype=torch.float64))
         self.register_buffer("rarity", torch.zeros(n_features, most_codes, dtype=torch.float64))
         self.register_buffer("is_indicated", torch.zeros(n_features, dtype=torch.bool))
+        embeddings = torch.zeros(n_categorical, most_codes, dim, dtype=torch.float64)
+        self.register_buffer("embeddings", embeddings)
+        self.register_buffer("is_embedded", torch.zeros(n_categorical, dim, dtype=torch.bool))
         self.register_buffer("is_fitted", torch.tensor(False))
 
     @property
     def n_outputs(self) -> int:
-        """Columns that ``transform`` gives: the features, then one per indicated column."""
-        return len(self.feature_names) + int(self.is_indicated.sum())
+        """Columns that ``transform`` gives: features, then indicators, then embeddings."""
+        n_added = int(self.is_indicated.sum()) + int(self.is_embedded.sum())
+        return len(self.feature_names) + n_added
+
+    def columns_of(self, names: Sequence[str]) -> Tensor:
+        """Tell where in ``transform``'s output some features are.
+
+        That is a feature's own column, its indicator and its embedding, if it has them.
+
+        Shape:
+            Returns: (places,), int64, ascending, each once, on the preprocessor's device.
+
+        Raises:
+            NotFittedError: if ``fit`` was not called.
+            ValueError: naming the features that are not known.
+        """
+        self._check_fitted()
+        unknown = [name for name in names if name not in self.feature_names]
+        if unknown:
+            raise ValueError(
+                f"expected features among {list(self.feature_names)}, got also {unknown}"
+            )
+        is_wanted = [name in names for name in self.feature_names]
+        wanted = torch.tensor(is_wanted, device=self.center.device)  # (features,)
+        embedded, _ = torch.where(self.is_embedded)  # the categorical column of each embedding one
+        is_chosen = torch.cat(
+            [wanted, wanted[self.is_indicated], wanted[list(self.categorical_columns)][embedded]]
+        )  # (n_outputs,)
+        return torch.where(is_chosen)[0]
 
     def fit(self, x: Tensor) -> "Preprocessor":
-        """Learn medians, scales, rarities and which columns can be missing.
+        """Learn medians, scales, rarities, embeddings and which columns can be missing.
 
         Shape:
             x: (rows, features).
@@ -122,11 +172,12 @@ class Preprocessor(nn.Module):
                 center, scale = robust_scale(present, self.config.least_quartile_share)
                 self.center[column], self.scale[column] = center, scale
                 self.is_indicated[column] = present.shape[0] < values.shape[0]
+        self._fit_embeddings(x)
         self.is_fitted.fill_(True)
         return self
 
     def _fit_categorical(self, column: int, values: Tensor, cardinality: int) -> None:
-        codes = values.nan_to_num(nan=0.0).long()
+        codes = to_codes(values)
         counts = torch.bincount(codes, minlength=cardinality).double()
         # one more than was seen: a code without a training row is rare, not impossible
         share = (counts + 1) / (codes.shape[0] + cardinality)  # (cardinality,)
@@ -136,6 +187,23 @@ class Preprocessor(nn.Module):
         self.rarity[column, :cardinality] = rarity
         self.center[column] = mean
         self.scale[column] = deviation if deviation > 1e-6 else 1.0
+
+    def _fit_embeddings(self, x: Tensor) -> None:
+        if self.embeddings.numel() == 0:
+            return
+        is_numeric = [name not in self.cardinalities for name in self.feature_names]
+        values = self._scale(x.double())[:, is_numeric]
+        for place, column in enumerate(self.categorical_columns):
+            codes = to_codes(x[:, column])
+            n_codes = self.cardinalities[self.feature_names[column]]
+            self.embeddings[place, :n_codes] = embed_codes(
+                codes,
+                values,
+                n_codes,
+                embedding_dim=self.config.embedding_dim,
+                prior_rows=self.config.prior_rows,
+            )
+        self.is_embedded.copy_(self.embeddings.any(dim=1))
 
     def _check(self, x: Tensor, feature_names: Sequence[str] | None) -> None:
         check_names(x, self.feature_names, feature_names)
@@ -166,12 +234,15 @@ class Preprocessor(nn.Module):
             NotFittedError: if ``fit`` was not called.
             ValueError: if the columns are not those of the fit, or a value is infinite or no code.
         """
-        if not self.is_fitted:
-            raise NotFittedError("Preprocessor was not fitted; call fit first")
+        self._check_fitted()
         self._check(x, feature_names)
 
+    def _check_fitted(self) -> None:
+        if not self.is_fitted:
+            raise NotFittedError("Preprocessor was not fitted; call fit first")
+
     def transform(self, x: Tensor, feature_names: Sequence[str] | None = None) -> Tensor:
-        """Scale, tame, fill in and add indicators; ``x`` itself is left as it is.
+        """Scale, tame, fill in, add indicators and embeddings; ``x`` itself is left as it is.
 
         Shape:
             x: (batch, features). Returns: (batch, n_outputs), float64, finite.
@@ -190,15 +261,27 @@ class Preprocessor(nn.Module):
             x: (batch, features). Returns: (batch, n_outputs), float64.
         """
         values = x.double()
-        missing = values.isnan()  # (batch, features)
-        filled = torch.where(missing, self.center, values)
-        for name in self.cardinalities:
-            column = self.feature_names.index(name)
-            codes = values[:, column].nan_to_num(nan=0.0).long()
-            filled[:, column] = self.rarity[column][codes]
-        scaled = (filled - self.center) / self.scale
-        tamed = tame_tails(scaled, self.config.linear_range)
-        return torch.cat([tamed, missing[:, self.is_indicated].double()], dim=1)
+        missing = values.isnan()[:, self.is_indicated]  # (batch, indicated features)
+        parts = [self._scale(values), missing.double()]
+        for place, column in enumerate(self.categorical_columns):
+            embedding = self.embeddings[place][to_codes(values[:, column])]  # (batch, dim)
+            parts.append(embedding[:, self.is_embedded[place]])
+        return torch.cat(parts, dim=1)
+
+    def _scale(self, values: Tensor) -> Tensor:
+        filled = torch.where(values.isnan(), self.center, values)  # (batch, features)
+        for column in self.categorical_columns:
+            filled[:, column] = self.rarity[column][to_codes(values[:, column])]
+        return tame_tails((filled - self.center) / self.scale, self.config.linear_range)
+
+
+def to_codes(values: Tensor) -> Tensor:
+    """Give a categorical column as int64; missing is unknown, 0.
+
+    Shape:
+        values: (rows,). Returns: (rows,).
+    """
+    return values.nan_to_num(nan=0.0).long()
 
 
 def robust_scale(values: Tensor, least_quartile_share: float) -> tuple[float, float]:

@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.detector import NotFittedError
@@ -131,6 +131,120 @@ def test_no_training_rows_are_refused():
 def test_config_without_meaning_is_refused(values):
     with pytest.raises(ValueError, match="expected linear_range > 0"):
         PreprocessingConfig(**values)
+
+
+@pytest.mark.parametrize("values", [{"embedding_dim": -1}, {"prior_rows": 0.0}])
+def test_embedding_without_meaning_is_refused(values):
+    with pytest.raises(ValueError, match="expected embedding_dim >= 0 and prior_rows > 0"):
+        PreprocessingConfig(**values)
+
+
+MIXED_NAMES = ("kind", "amount", "town", "gap")
+MIXED_CODES = {"town": 4, "kind": 6}  # kinds 1 to 4 and towns 1 to 3 have rows
+MIXED_OUTPUTS = 4 + 1 + 2 + 1  # features, gap's indicator, two components of kind, one of town
+
+
+def make_mixed_rows(n_rows, seed):
+    g = torch.Generator().manual_seed(seed)
+    kind = torch.randint(1, 5, (n_rows,), generator=g)
+    town = torch.randint(1, 4, (n_rows,), generator=g)
+    amount = torch.randn(n_rows, generator=g) + kind
+    gap = torch.randn(n_rows, generator=g) + (kind == 2) - (town == 3).float()
+    gap[::9] = NAN
+    return torch.stack([kind, amount, town, gap], dim=1)
+
+
+def fit_mixed(x, cardinalities=MIXED_CODES, **config):
+    return Preprocessor(PreprocessingConfig(**config), MIXED_NAMES, cardinalities).fit(x)
+
+
+@pytest.fixture(scope="module")
+def mixed():
+    return fit_mixed(make_mixed_rows(3000, 0))
+
+
+def test_embeddings_come_last_and_are_counted(mixed):
+    out = mixed.transform(make_mixed_rows(50, 1))
+    assert out.shape == (50, mixed.n_outputs) == (50, MIXED_OUTPUTS)
+    without = fit_mixed(make_mixed_rows(3000, 0), embedding_dim=0)
+    assert without.n_outputs == 5
+    assert torch.equal(out[:, :5], without.transform(make_mixed_rows(50, 1)))
+
+
+def test_unknown_unseen_and_missing_codes_are_finite_with_zero_embedding_and_own_rarity(mixed):
+    codes = torch.tensor([1.0, 0.0, 5.0, NAN])
+    x = torch.stack([codes, codes * 0 + 2, codes * 0 + 1, codes * 0 + 3], dim=1)
+    x[3, 1:] = x[0, 1:]
+    out = mixed.transform(x)
+    assert out.isfinite().all()
+    assert out[0, 5:7].all()
+    assert not out[1:, 5:7].any()
+    assert (out[1:, 0] > out[0, 0]).all()
+    assert out[:, 7].unique().numel() == 1  # the town's embedding is untouched
+
+
+def test_loaded_state_transforms_alike_whatever_the_order_of_the_declaration(mixed):
+    fresh = Preprocessor(PreprocessingConfig(), MIXED_NAMES, dict(sorted(MIXED_CODES.items())))
+    fresh.load_state_dict(mixed.state_dict())
+    x = make_mixed_rows(50, 2)
+    assert fresh.n_outputs == mixed.n_outputs
+    assert torch.equal(fresh.transform(x), mixed.transform(x))
+    assert torch.equal(fresh.columns_of(["town"]), mixed.columns_of(["town"]))
+
+
+@settings(max_examples=25, deadline=None)
+@given(n_rows=st.integers(0, 60), seed=st.integers(0, 2**31))
+def test_output_depends_on_the_row_alone(mixed, n_rows, seed):
+    x = make_mixed_rows(60, 3)
+    chosen = torch.randperm(60, generator=torch.Generator().manual_seed(seed))[:n_rows]
+    assert torch.equal(mixed.transform(x[chosen]), mixed.transform(x)[chosen])
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**31))
+def test_order_of_training_rows_does_not_matter(mixed, seed):
+    x = make_mixed_rows(3000, 0)
+    order = torch.randperm(3000, generator=torch.Generator().manual_seed(seed))
+    again = fit_mixed(x[order]).transform(x)
+    torch.testing.assert_close(again, mixed.transform(x), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("names", "places"),
+    [
+        (["amount"], [1]),
+        (["gap"], [3, 4]),
+        (["kind"], [0, 5, 6]),
+        (["town", "kind", "town"], [0, 2, 5, 6, 7]),
+        (MIXED_NAMES, list(range(MIXED_OUTPUTS))),
+        ([], []),
+    ],
+    ids=["numeric", "indicated", "embedded", "two", "all", "none"],
+)
+def test_columns_of_features(mixed, names, places):
+    found = mixed.columns_of(names)
+    assert found.dtype == torch.int64
+    assert found.tolist() == places
+
+
+def test_columns_of_numeric_features_alone():
+    preprocessor, _ = fit({"a": [1.0, NAN], "b": [1.0, 2.0]})
+    assert preprocessor.columns_of(["a"]).tolist() == [0, 2]
+
+
+def test_columns_of_categorical_features_alone():
+    preprocessor, _ = fit({"kind": [1.0, 2.0], "town": [1.0, 1.0]}, {"kind": 3, "town": 2})
+    assert preprocessor.columns_of(["town"]).tolist() == [1]
+
+
+def test_columns_of_unknown_features_are_refused(mixed):
+    with pytest.raises(ValueError, match=r"got also \['colour'\]"):
+        mixed.columns_of(["kind", "colour"])
+
+
+def test_columns_of_unfitted_preprocessor_says_so():
+    with pytest.raises(NotFittedError, match="call fit first"):
+        Preprocessor(PreprocessingConfig(), ["a"]).columns_of(["a"])
 
 
 @given(st.lists(st.floats(-1e30, 1e30), min_size=2, max_size=20))
