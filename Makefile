@@ -32,9 +32,12 @@ lint: $(READY)  ## Check style, types and the direction of imports.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## Measure on your copy of the handbook data: make bench DATA=folder.
+bench: $(READY)  ## Measure beside PyOD on your copies of the data: make bench DATA=folder ADBENCH=folder.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benchmarks/features.py --data $(DATA) --book
-	$(BIN)/python benchmarks/handbook.py --data $(DATA)
+	$(BIN)/python benchmarks/handbook.py --data $(DATA) --label-free
+	$(BIN)/python benchmarks/adbench.py --data $(ADBENCH)
+	$(BIN)/python benchmarks/throughput.py
 
 docs: $(READY)  ## Write the generated pages of docs/.
 	$(BIN)/python -c 'from pathlib import Path; from warehouse.schema import describe_markdown as d; Path("docs/schema.md").write_text(d())'
