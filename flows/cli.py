@@ -175,10 +175,10 @@ def train(
     Example: `nightwarden train --as-of 2026-02-01`
     """
     _start(config)
-    from flows.train import train as flow
+    from flows.train import run_training
 
     engine.wait_for_server()
-    show.trained(flow(config, as_of.date()), as_json=as_json)
+    show.trained(run_training(config, as_of.date()), as_json=as_json)
 
 
 @app.command()

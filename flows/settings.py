@@ -40,10 +40,15 @@ class RunSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    deterministic: bool = Field(
+        False, description="On a GPU, whether a seed gives the same weights each time; slower."
+    )
     threads: int = Field(
         1, ge=1, description="Threads of a network; more are slower while other work runs."
     )
-    workers: int = Field(2, ge=1, le=64, description="Days that a backfill handles at a time.")
+    workers: int = Field(
+        2, ge=1, le=64, description="Days of a backfill, or members in training, at a time."
+    )
 
 
 class Settings(BaseModel):
@@ -70,6 +75,8 @@ class Settings(BaseModel):
             capacity=self.queue.capacity,
             device=self.run.device,
             threads=self.run.threads,
+            workers=self.run.workers,
+            deterministic=self.run.deterministic,
             key=self.pseudonym_key,
         )
 

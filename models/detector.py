@@ -15,7 +15,7 @@ from torch import Tensor
 OnEpoch = Callable[[int, float, float], None]
 """Called after each epoch with its number (from 1), the training loss and the validation loss."""
 
-BLOCK_ROWS = 2048
+BLOCK_ROWS = 1024
 
 
 class Rows(Protocol):

@@ -18,7 +18,7 @@ from models.ensemble import Ensemble
 from models.preprocessing import PreprocessingConfig, Preprocessor
 from models.registry import get_entry
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 DESCRIPTION_FILE = "ensemble.json"
 TENSOR_FILE = "ensemble.safetensors"
 
@@ -52,6 +52,8 @@ def replace_file(path: Path, content: bytes) -> None:
 def collect_tensors(ensemble: Ensemble) -> dict[str, Tensor]:
     """Name every tensor of the ensemble by its part."""
     parts: dict[str, dict[str, Tensor]] = {"preprocessor": ensemble.preprocessor.state_dict()}
+    if ensemble.history_scaler is not None:
+        parts["history_scaler"] = ensemble.history_scaler.state_dict()
     for name, member in ensemble.members.items():
         parts[f"member.{name}"] = member.state_dict()
         parts[f"calibration.{name}"] = ensemble.calibrations[name].state_dict()
@@ -62,21 +64,31 @@ def collect_tensors(ensemble: Ensemble) -> dict[str, Tensor]:
 
 def describe(ensemble: Ensemble) -> dict[str, Any]:
     """Give everything but the tensors as JSON values."""
+    scaler = ensemble.history_scaler
     return {
         "format_version": FORMAT_VERSION,
-        "feature_names": list(ensemble.feature_names),
-        "cardinalities": ensemble.preprocessor.cardinalities,
-        "preprocessing": asdict(ensemble.preprocessor.config),
+        "preprocessor": describe_preprocessor(ensemble.preprocessor),
+        "history_scaler": (None if scaler is None else describe_preprocessor(scaler)),
         "members": {
             name: {
                 "config": asdict(member.config),
                 "n_features": member.n_features,
                 "weight": ensemble.weights[name],
+                "features": list(ensemble.views[name]),
                 "calibration": asdict(ensemble.calibrations[name].config),
             }
             for name, member in ensemble.members.items()
         },
         "threshold": ensemble.threshold,
+    }
+
+
+def describe_preprocessor(preprocessor: Preprocessor) -> dict[str, Any]:
+    """Give a preprocessor's columns and settings as JSON values."""
+    return {
+        "feature_names": list(preprocessor.feature_names),
+        "cardinalities": preprocessor.cardinalities,
+        "config": asdict(preprocessor.config),
     }
 
 
@@ -147,11 +159,6 @@ def read_tensors(path: Path, description: dict[str, Any]) -> dict[str, Tensor]:
 
 def rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> Ensemble:
     """Put an ensemble together from its description and tensors."""
-    names = description["feature_names"]
-    preprocessor = Preprocessor(
-        PreprocessingConfig(**description["preprocessing"]), names, description["cardinalities"]
-    )
-    preprocessor.load_state_dict(select_part(tensors, "preprocessor"))
     members: dict[str, Detector] = {}
     calibrations: dict[str, Calibration] = {}
     for name, entry in description["members"].items():
@@ -162,9 +169,29 @@ def rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> Ensemble
         settings = CalibrationConfig(**entry["calibration"])
         calibrations[name] = Calibration(settings, len(knots["knots"]))
         calibrations[name].load_state_dict(knots)
-    weights = {name: entry["weight"] for name, entry in description["members"].items()}
-    threshold = description["threshold"]
-    return Ensemble(names, preprocessor, members, calibrations, weights, threshold)
+    scaler = description["history_scaler"]
+    return Ensemble(
+        rebuild_preprocessor(description["preprocessor"], select_part(tensors, "preprocessor")),
+        members,
+        calibrations,
+        {name: entry["weight"] for name, entry in description["members"].items()},
+        views={name: entry["features"] for name, entry in description["members"].items()},
+        history_scaler=(
+            None
+            if scaler is None
+            else rebuild_preprocessor(scaler, select_part(tensors, "history_scaler"))
+        ),
+        threshold=description["threshold"],
+    )
+
+
+def rebuild_preprocessor(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Preprocessor:
+    """Put a preprocessor together from its description and tensors."""
+    preprocessor = Preprocessor(
+        PreprocessingConfig(**entry["config"]), entry["feature_names"], entry["cardinalities"]
+    )
+    preprocessor.load_state_dict(tensors)
+    return preprocessor
 
 
 def select_part(tensors: dict[str, Tensor], part: str) -> dict[str, Tensor]:

@@ -4,8 +4,16 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from models.autoencoder import Autoencoder, AutoencoderConfig
+from models.deep_svdd import DeepSVDD, DeepSVDDConfig
 from models.detector import Detector
+from models.flow import Flow, FlowConfig
+from models.gan import GAN, GANConfig
 from models.gaussian import Gaussian, GaussianConfig
+from models.nearest_neighbours import NearestNeighbours, NearestNeighboursConfig
+from models.one_class_svm import OneClassSVM, OneClassSVMConfig
+from models.recurrent import Recurrent, RecurrentConfig
+from models.tails import Tails, TailsConfig
+from models.transformer import Transformer, TransformerConfig
 from models.vae import VAE, VAEConfig
 
 
@@ -18,7 +26,15 @@ class DetectorEntry(NamedTuple):
 
 REGISTRY: dict[str, DetectorEntry] = {
     "autoencoder": DetectorEntry(Autoencoder, AutoencoderConfig),
+    "deep_svdd": DetectorEntry(DeepSVDD, DeepSVDDConfig),
+    "flow": DetectorEntry(Flow, FlowConfig),
+    "gan": DetectorEntry(GAN, GANConfig),
     "gaussian": DetectorEntry(Gaussian, GaussianConfig),
+    "nearest_neighbours": DetectorEntry(NearestNeighbours, NearestNeighboursConfig),
+    "one_class_svm": DetectorEntry(OneClassSVM, OneClassSVMConfig),
+    "recurrent": DetectorEntry(Recurrent, RecurrentConfig),
+    "tails": DetectorEntry(Tails, TailsConfig),
+    "transformer": DetectorEntry(Transformer, TransformerConfig),
     "vae": DetectorEntry(VAE, VAEConfig),
 }
 

@@ -1,6 +1,5 @@
 """The epoch loop: tensors resident on the device, early stopping, explicit randomness."""
 
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -15,8 +14,6 @@ Step = Callable[[Tensor], Tensor]
 """Takes one batch (rows, features), updates the weights, returns the detached scalar loss."""
 
 VALIDATION_ROWS = 65_536  # rows per validation chunk: bounds memory, not the result
-
-logger = logging.getLogger(__name__)
 
 
 class TrainingDivergedError(RuntimeError):
@@ -96,7 +93,7 @@ def make_adam_step(
     epochs, batches = plan_epochs(n_rows, config)
     parameters = list(network.parameters())
     optimizer = torch.optim.AdamW(
-        parameters, lr=config.learning_rate, weight_decay=config.weight_decay
+        parameters, lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, config.learning_rate, total_steps=epochs * batches + 1
@@ -164,7 +161,6 @@ def train_epochs(
             break
     network.load_state_dict(best_state)
     seconds = time.perf_counter() - started
-    logger.info("best epoch %d of %d in %.1f s", best_epoch, len(train_losses), seconds)
     return FitReport(
         len(train_losses), tuple(train_losses), tuple(validation_losses), seconds, best_epoch
     )

@@ -8,6 +8,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from tasks.features import lookback_days
+from tasks.history import HISTORY_LOOKBACK_DAYS
 from tasks.train_settings import TrainSettings
 from warehouse.connection import Lake, WarehouseSettings
 from warehouse.ledger import digest
@@ -29,6 +30,8 @@ class Context:
     capacity: int
     device: str
     threads: int
+    workers: int
+    deterministic: bool
     key: PseudonymKey | None = field(repr=False)
     _lakes: threading.local = field(default_factory=threading.local, repr=False, compare=False)
     _opened: list[Lake] = field(default_factory=list, repr=False, compare=False)
@@ -40,8 +43,8 @@ class Context:
 
     @property
     def lookback(self) -> timedelta:
-        """How far before a day its features look."""
-        return timedelta(days=lookback_days(self.label_delay_days))
+        """How far before a day its features and its accounts' histories look."""
+        return timedelta(days=max(lookback_days(self.label_delay_days), HISTORY_LOOKBACK_DAYS))
 
     @property
     def pages(self) -> Path:

@@ -16,7 +16,9 @@ from collections.abc import Sequence
 import polars as pl
 import torch
 
+from models.history import History
 from tasks.features import FEATURES
+from tasks.tensors import history_of
 from tasks.tracking import Bundle
 from warehouse.queue_records import Reason
 
@@ -30,12 +32,20 @@ GROUPS = {feature.name: feature.group for feature in FEATURES}
 PHRASES = {feature.name: feature.phrase for feature in FEATURES}
 
 
-def explain_alerts(rows: pl.DataFrame, bundle: Bundle) -> list[tuple[Reason, ...]]:
-    """Give each row's strongest reasons, at most three, strongest first, in plain words."""
+def explain_alerts(
+    rows: pl.DataFrame, bundle: Bundle, events: pl.DataFrame | None = None
+) -> list[tuple[Reason, ...]]:
+    """Give each row's strongest reasons, at most three, strongest first, in plain words.
+
+    Args:
+        rows: Feature rows; with ``history_end`` and ``history_count`` where there are events.
+        bundle: The model.
+        events: What these point into.
+    """
     if rows.is_empty():
         return []
     x = bundle.encoding.matrix(rows)
-    weights = feature_weights(x, bundle)  # (alerts, features)
+    weights = feature_weights(x, bundle, history_of(rows, events))  # (alerts, features)
     is_unusual = x.nan_to_num(nan=math.inf) != usual_row(bundle)
     ranked = weights.masked_fill(~is_unusual, -math.inf)
     order = ranked.sort(dim=1, descending=True, stable=True).indices.tolist()
@@ -54,11 +64,16 @@ def usual_row(bundle: Bundle) -> torch.Tensor:
     return torch.tensor([bundle.usual[name] for name in bundle.encoding.feature_names])
 
 
-def feature_weights(x: torch.Tensor, bundle: Bundle) -> torch.Tensor:
+def feature_weights(
+    x: torch.Tensor, bundle: Bundle, history: History | None = None
+) -> torch.Tensor:
     """Measure how much each feature's value contributes to each row's score.
 
+    The account's history stays as it is: what is asked is why this transaction stands out from it.
+
     Shape:
-        x: (alerts, features). Returns: (alerts, features), in units of the score.
+        x: (alerts, features). history: of as many rows. Returns: (alerts, features), in units of
+            the score.
     """
     alerts, features = x.shape
     usual, places = usual_row(bundle), torch.arange(features)
@@ -66,12 +81,17 @@ def feature_weights(x: torch.Tensor, bundle: Bundle) -> torch.Tensor:
     one_usual[:, places, places] = usual
     one_unusual = usual.repeat(alerts, features, 1)
     one_unusual[:, places, places] = x
+    alert_of_row = torch.arange(alerts).repeat_interleave(features)
+    repeated = None if history is None else history.take(alert_of_row)
     without, alone = (
-        bundle.ensemble.score(rows.reshape(-1, features)).reshape(alerts, features)
+        bundle.ensemble.score(rows.reshape(-1, features), history=repeated).reshape(
+            alerts, features
+        )
         for rows in (one_usual, one_unusual)
     )
-    score, floor = bundle.ensemble.score(x), bundle.ensemble.score(usual.unsqueeze(0))
-    return ((score.unsqueeze(1) - without) + (alone - floor)).div(2).cpu()
+    score = bundle.ensemble.score(x, history=history)
+    floor = bundle.ensemble.score(usual.repeat(alerts, 1), history=history)
+    return ((score - floor).unsqueeze(1) + (alone - without)).div(2).cpu()
 
 
 def _reasons(row: dict[str, object], places: list[int], bundle: Bundle) -> tuple[Reason, ...]:

@@ -13,11 +13,16 @@ from warehouse.queue_records import NewAlert
 
 @dataclass(frozen=True)
 class DayScores:
-    """A day's scored rows as ``lake.scores`` wants them, and the features that they come from."""
+    """A day's scored rows as ``lake.scores`` wants them, and what they come from.
+
+    ``events`` are what the features' ``history_end`` and ``history_count`` point into; None where
+    no member reads histories.
+    """
 
     day: date
     scores: pl.DataFrame
     features: pl.DataFrame
+    events: pl.DataFrame | None = None
 
 
 def require_model_of_the_past(model: RegisteredModel, day: date) -> None:
@@ -36,7 +41,13 @@ def require_model_of_the_past(model: RegisteredModel, day: date) -> None:
 
 
 def score_features(
-    features: pl.DataFrame, bundle: Bundle, *, day: date, version: str, capacity: int
+    features: pl.DataFrame,
+    bundle: Bundle,
+    *,
+    day: date,
+    version: str,
+    capacity: int,
+    events: pl.DataFrame | None = None,
 ) -> DayScores:
     """Score a day's features, rank them, and flag the day's review capacity.
 
@@ -45,7 +56,7 @@ def score_features(
     Equal scores rank by amount, then by transaction id.
     """
     keys = features.select("event_date", "transaction_id", "amount")
-    scored = keys.hstack(score_frame(bundle, features))
+    scored = keys.hstack(score_frame(bundle, features, events))
     ranked = scored.sort(
         ["score", "amount", "transaction_id"], descending=[True, True, False]
     ).with_row_index("rank_of_day", offset=1)
@@ -56,7 +67,7 @@ def score_features(
         pl.lit(version).alias("model_version"),
         pl.lit(datetime.now(UTC)).alias("scored_at"),
     ).drop("amount")
-    return DayScores(day, scores, features)
+    return DayScores(day, scores, features, events)
 
 
 def make_alerts(day_scores: DayScores, bundle: Bundle) -> list[NewAlert]:
@@ -65,7 +76,7 @@ def make_alerts(day_scores: DayScores, bundle: Bundle) -> list[NewAlert]:
     rows = flagged.select("transaction_id").join(  # not all: an extra column may be named score
         day_scores.features, on="transaction_id", how="left", maintain_order="left"
     )
-    reasons = explain_alerts(rows, bundle)
+    reasons = explain_alerts(rows, bundle, day_scores.events)
     names = bundle.ensemble.member_names
     return [
         NewAlert(

@@ -5,20 +5,25 @@ done.
 """
 
 import logging
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Any, cast
 
 import torch
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.utilities.annotations import quote
 
+from models.ensemble_fit import FailedMember, FittedMember, MemberFit
 from tasks.context import Context
-from tasks.fit import FeatureRequest, fit_as_of, load_features
+from tasks.fit import fit_as_of
 from tasks.score import make_alerts, require_model_of_the_past, score_features
 from tasks.tensors import frame_digest
 from tasks.tracking import Registry
+from tasks.training_data import FeatureRequest, attach_history, load_features
 from warehouse.errors import BusyError, SourceError, UserError
 from warehouse.ledger import PartitionRun, day_states, is_queued, is_repeated, write_run
 from warehouse.partitions import IngestReport, land_day
@@ -98,11 +103,12 @@ def ingest_day(context: Context, day: date, *, force: bool = False) -> IngestRep
 
 @task(name="train", task_run_name="train-as-of-{as_of}", **RETRIED)
 def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel:
-    """Train as of the start of a day and register the model.
+    """Train as of the start of a day, register the model, and note it in the ledger.
 
     Without a champion the model becomes it, else the challenger; with ``aliased`` unset it gets no
     alias (a backfill's weekly models).
     """
+    started = datetime.now(UTC)
     training = fit_as_of(
         context.lake(),
         context.train,
@@ -110,7 +116,7 @@ def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel
         _request(context),
         capacity=context.capacity,
         device=_device(context),
-        on_epoch=_log_epoch,
+        fit_each=_fit_side_by_side if context.workers > 1 else _fit_one_by_one,
     )
     tags = {**training.record.tags, "settings_digest": context.training_digest()}
     record = replace(training.record, tags=tags)
@@ -121,6 +127,19 @@ def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel
             alias = "challenger" if registry.find("champion") else "champion"
             registry.set_alias(version, alias)
     failed = record.tags.get("failed_members", "")
+    run = PartitionRun(
+        as_of,
+        "train",
+        "done",
+        started,
+        context.training_digest(),
+        rows_in=int(record.metrics["rows"]),
+        model_version=version,
+        data_digest=record.tags["data_digest"],
+        error=f"left out: {failed}" if failed else None,
+    )
+    with context.lake().commit() as connection:
+        write_run(connection, run)
     return TrainedModel(version, as_of, alias, dict(record.metrics), failed)
 
 
@@ -143,7 +162,11 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
     if features.is_empty():
         message = f"{day} has no published transactions: run nightwarden ingest --date {day}"
         raise SourceError(message)
-    bundle = registry.load(model, _device(context))
+    bundle, events = registry.load(model, _device(context)), None
+    if bundle.ensemble.window:
+        features, events = attach_history(
+            lake, features, _request(context), bundle.ensemble.window
+        )
     if context.capacity > bundle.capacity:
         logger.warning(
             "[queue] capacity is %d, but model %s was trained for %d: its threshold may leave the "
@@ -153,7 +176,12 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
             bundle.capacity,
         )
     scored = score_features(
-        features, bundle, day=day, version=model.version, capacity=context.capacity
+        features,
+        bundle,
+        day=day,
+        version=model.version,
+        capacity=context.capacity,
+        events=events,
     )
     run = PartitionRun(
         day,
@@ -205,6 +233,22 @@ def enqueue_day(context: Context, scored: ScoredDay, lane: str) -> EnqueueResult
     return result
 
 
+@task(name="fit-member", task_run_name="fit-{name}", cache_policy=NO_CACHE)
+def fit_member(name: str, fit: MemberFit) -> FittedMember | FailedMember:
+    """Fit one member of an ensemble; what it learns from is not Prefect's to look into."""
+    return fit(name, _log_epoch)
+
+
+def _fit_side_by_side(fit: MemberFit, names: Sequence[str]) -> list[FittedMember | FailedMember]:
+    unread = cast("MemberFit", quote(fit))  # Prefect unwraps it, and looks into nothing
+    futures = [fit_member.submit(name, unread) for name in names]
+    return [future.result() for future in futures]
+
+
+def _fit_one_by_one(fit: MemberFit, names: Sequence[str]) -> list[FittedMember | FailedMember]:
+    return [fit(name, _log_epoch) for name in names]
+
+
 def _log_epoch(member: str, epoch: int, train_loss: float, validation_loss: float) -> None:
     logger.info(
         "%s, epoch %d: loss %.4f, held out %.4f", member, epoch, train_loss, validation_loss
@@ -220,6 +264,9 @@ def _request(context: Context) -> FeatureRequest:
 def _device(context: Context) -> str:
     """Choose the device, and the threads of a processor: weights may differ with their number."""
     torch.set_num_threads(context.threads)
+    if context.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses
+        torch.use_deterministic_algorithms(True)
     if context.device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return context.device

@@ -1,4 +1,4 @@
-"""Frames to tensors: which columns a model sees, in which order, and how categories are numbered."""
+"""Frames to tensors: the columns that a model sees, in order; categories numbered; histories."""
 
 import hashlib
 from collections.abc import Sequence
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import polars as pl
 import torch
+
+from models.history import History
 
 UNKNOWN = 0
 
@@ -60,6 +62,21 @@ class Encoding:
         known = pl.Series(values, dtype=pl.String)
         texts = column.cast(pl.String)  # a day without any value has a column of nulls
         return texts.replace_strict(known, codes, default=float(UNKNOWN), return_dtype=pl.Float32)
+
+
+def history_of(rows: pl.DataFrame, events: pl.DataFrame | None) -> History | None:
+    """Turn the rows' ``history_end`` and ``history_count``, and the events, into tensors.
+
+    Returns:
+        The raw history of each row; None where there are no events.
+    """
+    if events is None:
+        return None
+    end, count = (
+        torch.from_numpy(rows[name].to_numpy(writable=True))
+        for name in ("history_end", "history_count")
+    )
+    return History(torch.from_numpy(events.to_numpy(order="c", writable=True)), end, count)
 
 
 def frame_digest(frame: pl.DataFrame) -> str:

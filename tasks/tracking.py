@@ -20,7 +20,7 @@ from filelock import FileLock
 
 from models.ensemble import Ensemble
 from models.persistence import load_ensemble, save_ensemble
-from tasks.tensors import Encoding
+from tasks.tensors import Encoding, history_of
 from warehouse.connection import LOCK_TIMEOUT_SECONDS, WarehouseSettings, writing_to
 from warehouse.errors import ModelMissingError
 
@@ -265,10 +265,18 @@ def _as_registered(version: "ModelVersion", aliases: Mapping[str, object]) -> Re
     )
 
 
-def score_frame(bundle: Bundle, frame: pl.DataFrame) -> pl.DataFrame:
-    """Score feature rows: ``score``, and ``member.NAME`` for each member, in row order."""
+def score_frame(
+    bundle: Bundle, frame: pl.DataFrame, events: pl.DataFrame | None = None
+) -> pl.DataFrame:
+    """Score feature rows: ``score``, and ``member.NAME`` for each member, in row order.
+
+    Args:
+        bundle: The model.
+        frame: Feature rows; with ``history_end`` and ``history_count`` where there are events.
+        events: What these point into; without, each row counts as its account's first.
+    """
     x = bundle.encoding.matrix(frame)
-    members = bundle.ensemble.member_scores(x)
+    members = bundle.ensemble.member_scores(x, history=history_of(frame, events))
     columns = {"score": bundle.ensemble.combine(members).cpu().numpy()}
     for position, name in enumerate(bundle.ensemble.member_names):
         columns[f"member.{name}"] = members[:, position].cpu().numpy()

@@ -1,8 +1,24 @@
 """What ``[train]`` in nightwarden.toml may say; apart from ``fit``, which takes seconds to import."""
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from tasks.feature_catalog import LEAN_FEATURES
+
+DEFAULT_MEMBERS = (
+    "autoencoder",
+    "deep_svdd",
+    "flow",
+    "gan",
+    "gaussian",
+    "nearest_neighbours",
+    "one_class_svm",
+    "recurrent",
+    "tails",
+    "transformer",
+    "vae",
+)
 
 
 class TrainSettings(BaseModel):
@@ -12,8 +28,21 @@ class TrainSettings(BaseModel):
 
     history_days: int = Field(70, ge=2, description="Days of transactions to train on.")
     held_out_days: int = Field(14, ge=1, description="Last known days: calibration and threshold.")
-    members: tuple[str, ...] = Field(("gaussian", "autoencoder", "vae"), min_length=1)
+    members: tuple[str, ...] = Field(DEFAULT_MEMBERS, min_length=1)
     weights: dict[str, float] = Field({}, description="Ensemble weights, where not the default.")
+    weighting: Literal["learned", "fixed"] = Field(
+        "learned", description="Whether weights are learned once enough frauds are known."
+    )
     features: tuple[str, ...] = Field(LEAN_FEATURES, min_length=1)
-    max_rows: int = Field(300_000, ge=100, description="Training rows; more are sampled down.")
+    member_features: dict[str, tuple[str, ...]] = Field(
+        {}, description="Features that a member sees, where not all."
+    )
+    max_rows: int = Field(
+        300_000, ge=100, description="Training rows, about; more are sampled down."
+    )
     seed: int = 0
+
+    def all_features(self) -> tuple[str, ...]:
+        """Give every feature that some member sees, each once."""
+        own = (name for names in self.member_features.values() for name in names)
+        return tuple(dict.fromkeys([*self.features, *own]))

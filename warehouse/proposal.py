@@ -104,12 +104,15 @@ REST = """
 # Days of transactions to train on; the last held_out_days of them set calibration and threshold.
 #history_days = 70
 #held_out_days = 14
-# The detectors, and their weights where not the default.
-#members = ["gaussian", "autoencoder", "vae"]
+# The detectors: an example, in place of all. Their weights, where not the default, and whether
+# weights are learned from known frauds, once there are enough, or stay fixed.
+#members = ["gaussian", "nearest_neighbours", "vae"]
 #weights = {}
-# What the detectors see: an example, in place of the default set.
+#weighting = "learned"
+# What the detectors see: an example, in place of the default set. What one of them sees instead.
 #features = ["amount", "amount_to_account_mean_30d"]
-# Training rows; more are sampled down.
+#member_features = {}
+# Training rows, about; more are sampled down.
 #max_rows = 300000
 #seed = 0
 
@@ -120,7 +123,9 @@ REST = """
 [run]
 # auto (a GPU where there is one), cpu or cuda.
 #device = "auto"
-# Days that a backfill handles at a time.
+# On a GPU: whether a seed gives the same weights each time; slower. A processor always does.
+#deterministic = false
+# Days that a backfill handles, or members that a training fits, at a time.
 #workers = 2
 # Processor threads of a network. The weights of one seed may differ with their number.
 #threads = 1

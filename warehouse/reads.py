@@ -56,6 +56,16 @@ def published_days(lake: Lake, start: date, end: date) -> list[date]:
     return [row[0] for row in rows]
 
 
+def count_transactions(lake: Lake, start: date, end: date) -> dict[date, int]:
+    """Count the transactions of each day from ``start`` to ``end`` that has any, in order."""
+    rows = lake.connection.execute(
+        "SELECT event_date, count(*) FROM lake.transactions WHERE event_date BETWEEN ? AND ? "
+        "GROUP BY 1 ORDER BY 1",
+        [start, end],
+    ).fetchall()
+    return dict(rows)
+
+
 def read_scores(lake: Lake, start: date, end: date) -> pl.DataFrame:
     """Read the scores of the days given, with each transaction's account, merchant, amount, time.
 

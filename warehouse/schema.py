@@ -150,7 +150,7 @@ PARTITION_RUNS = Table(
     "one row per finished run of a stage over a day; the newest row of a day and stage is its state",
     (
         EVENT_DATE,
-        Column("stage", "VARCHAR", "ingest, replay, score or enqueue."),
+        Column("stage", "VARCHAR", "ingest, replay, train, score or enqueue."),
         Column("status", "VARCHAR", "done or refused."),
         Column("lane", "VARCHAR", "nightly or backfill, for stages that queue.", nullable=True),
         Column("rows_in", "BIGINT", "Rows read.", "rows"),

@@ -1,12 +1,14 @@
 """A small normal population of transactions, anomalies planted in it, and a fitted ensemble."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 import torch
 from torch import Tensor
 
-from models.ensemble import Ensemble, EnsembleConfig, FitReports, fit_ensemble
+from models.ensemble import Ensemble, window_of
+from models.ensemble_fit import EnsembleConfig, FitReports, TrainingRows, fit_ensemble
+from models.history import History
 from models.registry import REGISTRY
 from models.training import TrainingConfig
 
@@ -20,6 +22,8 @@ FEATURES = (
     "is_new_merchant",
     "merchant_risk",
 )
+HISTORY_CHANNELS = ("amount_log", "gap_log_seconds")
+SHORT_WINDOW = {"window": 4, "channels": len(HISTORY_CHANNELS)}
 FAST = {"epochs": 4, "min_steps": 250, "batch_rows": 512, "learning_rate": 1e-2}
 DIM = 6
 
@@ -83,7 +87,26 @@ ANOMALIES = {
 
 def make_config(name: str) -> object:
     config_class = REGISTRY[name].config
-    return config_class(**FAST) if issubclass(config_class, TrainingConfig) else config_class()
+    settings = FAST if issubclass(config_class, TrainingConfig) else {}
+    return config_class(**settings, **(SHORT_WINDOW if window_of(config_class()) else {}))
+
+
+def make_equal_weights(members: Iterable[str]) -> dict[str, float]:
+    return dict.fromkeys(members, 1.0)
+
+
+def make_history(n_rows: int, seed: int) -> History:
+    """Spans of a table of ordinary events; every third row has none."""
+    g = torch.Generator().manual_seed(seed)
+    events = torch.randn(n_rows, len(HISTORY_CHANNELS), generator=g)
+    end = torch.randint(0, n_rows + 1, (n_rows,), generator=g)
+    count = torch.minimum(end, torch.randint(1, 9, (n_rows,), generator=g))
+    count[::3] = 0
+    return History(events, end, count)
+
+
+def make_training_rows(n_rows: int, seed: int) -> TrainingRows:
+    return TrainingRows(make_normal_rows(n_rows, seed), make_history(n_rows, seed))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -101,13 +124,17 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def small_config() -> EnsembleConfig:
-    return EnsembleConfig(members={name: make_config(name) for name in REGISTRY})
+    return EnsembleConfig(
+        members={name: make_config(name) for name in REGISTRY},
+        weights=make_equal_weights(REGISTRY),
+        history_channels=HISTORY_CHANNELS,
+    )
 
 
 @pytest.fixture(scope="session")
 def fitted(small_config: EnsembleConfig) -> tuple[Ensemble, FitReports]:
     return fit_ensemble(
-        make_normal_rows(4000, 1), make_normal_rows(2000, 2), FEATURES, small_config, seed=0
+        make_training_rows(4000, 1), make_training_rows(2000, 2), FEATURES, small_config, seed=0
     )
 
 

@@ -8,11 +8,12 @@ from hypothesis import strategies as st
 
 from models.autoencoder import AutoencoderConfig
 from models.calibration import Calibration
-from models.ensemble import Ensemble, EnsembleConfig, fit_ensemble
+from models.ensemble import Ensemble
+from models.ensemble_fit import EnsembleConfig, TrainingRows, fit_ensemble
 from models.gaussian import GaussianConfig
 from models.metrics import roc_auc
-from models.registry import get_entry
-from tests.models.conftest import ANOMALIES, FEATURES, make_normal_rows
+from models.registry import REGISTRY, get_entry
+from tests.models.conftest import ANOMALIES, FEATURES, make_normal_rows, make_training_rows
 
 GAUSSIAN_ONLY = EnsembleConfig(members={"gaussian": GaussianConfig()})
 
@@ -20,7 +21,7 @@ GAUSSIAN_ONLY = EnsembleConfig(members={"gaussian": GaussianConfig()})
 def test_score_is_the_weighted_mean_of_the_members(ensemble):
     x = make_normal_rows(100, 5)
     members = ensemble.member_scores(x)
-    assert members.shape == (100, 3)
+    assert members.shape == (100, len(REGISTRY))
     weights = torch.tensor([ensemble.weights[name] for name in ensemble.member_names])
     expected = (members * weights).sum(dim=1) / weights.sum()
     torch.testing.assert_close(ensemble.score(x), expected)
@@ -28,7 +29,7 @@ def test_score_is_the_weighted_mean_of_the_members(ensemble):
 
 def test_one_normal_row_in_ten_has_a_surprise_of_one(ensemble):
     share = (ensemble.member_scores(make_normal_rows(20_000, 6)) >= 1).double().mean(dim=0)
-    assert share.tolist() == pytest.approx([0.1] * 3, abs=0.03)
+    assert share.tolist() == pytest.approx([0.1] * len(REGISTRY), abs=0.03)
 
 
 @pytest.mark.parametrize("kind", sorted(ANOMALIES))
@@ -60,7 +61,7 @@ def test_other_columns_are_refused_by_name(ensemble):
 
 def test_same_seed_gives_equal_scores(small_config, fitted):
     again, reports = fit_ensemble(
-        make_normal_rows(4000, 1), make_normal_rows(2000, 2), FEATURES, small_config, seed=0
+        make_training_rows(4000, 1), make_training_rows(2000, 2), FEATURES, small_config, seed=0
     )
     x = make_normal_rows(50, 5)
     assert torch.equal(again.score(x), fitted[0].score(x))
@@ -71,7 +72,7 @@ def test_same_seed_gives_equal_scores(small_config, fitted):
 
 def test_member_does_not_depend_on_the_other_members(ensemble):
     alone, _ = fit_ensemble(
-        make_normal_rows(4000, 1), make_normal_rows(2000, 2), FEATURES, GAUSSIAN_ONLY, seed=0
+        make_training_rows(4000, 1), make_training_rows(2000, 2), FEATURES, GAUSSIAN_ONLY, seed=0
     )
     x = make_normal_rows(50, 5)
     column = ensemble.member_names.index("gaussian")
@@ -83,11 +84,11 @@ def test_missing_and_categorical_columns_go_all_the_way():
         x = make_normal_rows(n_rows, seed)
         x[::7, 0] = math.nan
         code = torch.arange(n_rows).remainder(3).add(1).float().unsqueeze(1)
-        return torch.cat([x, code], dim=1)
+        return TrainingRows(torch.cat([x, code], dim=1))
 
     config = EnsembleConfig(members={"gaussian": GaussianConfig()}, cardinalities={"kind": 4})
     ensemble, _ = fit_ensemble(make(500, 1), make(300, 2), [*FEATURES, "kind"], config, seed=0)
-    x = make(2, 3)
+    x = make(2, 3).x
     usual = ensemble.score(x)
     assert usual.isfinite().all()
     x[:, -1] = 0  # unknown
@@ -99,11 +100,12 @@ def test_member_that_fails_is_left_out_loudly(caplog):
         members={
             "gaussian": GaussianConfig(),
             "autoencoder": AutoencoderConfig(learning_rate=1e30, epochs=2, min_steps=20),
-        }
+        },
+        weights={"gaussian": 1.0, "autoencoder": 1.0},
     )
     with caplog.at_level(logging.ERROR):
         ensemble, reports = fit_ensemble(
-            make_normal_rows(500, 1), make_normal_rows(300, 2), FEATURES, config, seed=0
+            make_training_rows(500, 1), make_training_rows(300, 2), FEATURES, config, seed=0
         )
     assert ensemble.member_names == ("gaussian",)
     assert set(reports) == {"gaussian"}
@@ -114,19 +116,21 @@ def test_member_that_fails_is_left_out_loudly(caplog):
 def test_all_members_failing_raises():
     with pytest.raises(RuntimeError, match="at least one member to train"):
         fit_ensemble(
-            make_normal_rows(500, 1), make_normal_rows(9, 2), FEATURES, GAUSSIAN_ONLY, seed=0
+            make_training_rows(500, 1), make_training_rows(9, 2), FEATURES, GAUSSIAN_ONLY, seed=0
         )
 
 
 def test_epochs_are_told_by_member():
     seen = []
     fit_ensemble(
-        make_normal_rows(500, 1),
-        make_normal_rows(300, 2),
+        make_training_rows(500, 1),
+        make_training_rows(300, 2),
         FEATURES,
         GAUSSIAN_ONLY,
         seed=0,
-        on_epoch=lambda *values: seen.append(values),
+        fit_each=lambda fit, names: [
+            fit(name, lambda *values: seen.append(values)) for name in names
+        ],
     )
     assert [values[:2] for values in seen] == [("gaussian", 1)]
 
@@ -138,9 +142,10 @@ def test_epochs_are_told_by_member():
         ({"members": {"oracle": GaussianConfig()}}, "expected a detector among"),
         ({"members": {"vae": GaussianConfig()}}, "expected VAEConfig for member 'vae'"),
         ({"weights": {"gaussian": 1.0}}, "weight > 0 for member"),
-        ({"calibration_share": 1.0}, "0 < calibration_share < 1"),
+        ({"calibration_share": 1.0, "history_channels": ("gap",)}, "0 < calibration_share < 1"),
+        ({}, "expected history_channels, since member .recurrent. reads them"),
     ],
-    ids=["none", "unknown", "wrong_config", "no_weight", "share"],
+    ids=["none", "unknown", "wrong_config", "no_weight", "share", "no_channels"],
 )
 def test_config_without_meaning_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
@@ -149,10 +154,10 @@ def test_config_without_meaning_is_refused(values, message):
 
 def test_parts_that_do_not_fit_together_are_refused(ensemble):
     parts = (ensemble.members, ensemble.calibrations, ensemble.weights)
-    with pytest.raises(ValueError, match="the preprocessor's features"):
-        Ensemble(["a"], ensemble.preprocessor, *parts)
+    with pytest.raises(ValueError, match="expected a history_scaler"):
+        Ensemble(ensemble.preprocessor, *parts)
     with pytest.raises(ValueError, match="of the same names"):
-        Ensemble(FEATURES, ensemble.preprocessor, ensemble.members, {}, ensemble.weights)
+        Ensemble(ensemble.preprocessor, ensemble.members, {}, ensemble.weights)
 
 
 def test_registry_names_its_detectors():
@@ -163,7 +168,7 @@ def test_registry_names_its_detectors():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_scores_as_the_cpu_does(small_config):
-    rows = (make_normal_rows(4000, 1), make_normal_rows(2000, 2))
+    rows = (make_training_rows(4000, 1), make_training_rows(2000, 2))
     ensemble, _ = fit_ensemble(*rows, FEATURES, small_config, seed=0, device="cuda")
     x = make_normal_rows(5000, 5)
     on_gpu = ensemble.score(x)

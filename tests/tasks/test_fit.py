@@ -17,11 +17,12 @@ from models.autoencoder import Autoencoder, AutoencoderConfig
 from models.registry import REGISTRY, DetectorEntry
 from tasks.feature_catalog import LEAN_FEATURES
 from tasks.features import compute_features, lookback_days
-from tasks.fit import FeatureRequest, TrainingSpan, fit_as_of, fit_frame, load_features
+from tasks.fit import fit_as_of, fit_data
 from tasks.score import score_features
 from tasks.simulate import simulate_transactions
 from tasks.tracking import Bundle, score_frame
 from tasks.train_settings import TrainSettings
+from tasks.training_data import FeatureRequest, TrainingData, TrainingSpan, load_features
 from warehouse.connection import Lake, WarehouseSettings
 from warehouse.errors import ModelMissingError, SettingsError
 from warehouse.reads import read_label_statements, read_transactions
@@ -106,7 +107,8 @@ def small_bundle(*features: str) -> Bundle:
     chosen = NEURAL.model_copy(update={"features": features or LEAN_FEATURES})
     known = small_frame().filter(pl.col("event_date") < AS_OF - timedelta(days=5))
     split = AS_OF - timedelta(days=10)
-    return fit_frame(known, split, chosen, capacity=CAPACITY, device="cpu").bundle
+    data = TrainingData.choose(known, chosen, split)
+    return fit_data(data, chosen, capacity=CAPACITY, device="cpu").bundle
 
 
 def bundle_bytes(bundle: Bundle) -> dict[str, str]:

@@ -134,13 +134,13 @@ def test_alerts_carry_the_row_and_its_scores(bundle, features):
 def test_extra_column_named_score_is_explained_by_its_own_value():
     frame = small_frame().with_columns(score=pl.col("amount") % 13)
     from tasks.explain import explain_alerts
-    from tasks.fit import fit_frame
+    from tasks.fit import fit_data
+    from tasks.training_data import TrainingData
     from tests.tasks.test_fit import SMALL
 
     chosen = SMALL.model_copy(update={"features": ("score", "is_night")})
-    bundle = fit_frame(
-        frame, DAY - timedelta(days=5), chosen, capacity=CAPACITY, device="cpu"
-    ).bundle
+    data = TrainingData.choose(frame, chosen, DAY - timedelta(days=5))
+    bundle = fit_data(data, chosen, capacity=CAPACITY, device="cpu").bundle
     alerts = make_alerts(scored(frame.drop("is_fraud"), bundle), bundle)
     rows = pl.DataFrame({"transaction_id": [alert.transaction_id for alert in alerts]}).join(
         frame, on="transaction_id", maintain_order="left"

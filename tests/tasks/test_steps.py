@@ -42,6 +42,8 @@ def make_context(folder, **changes):
         "capacity": 8,
         "device": "auto",
         "threads": 1,
+        "workers": 1,
+        "deterministic": False,
         "key": None,
     }
     return Context(**values | changes)
