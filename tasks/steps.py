@@ -192,7 +192,7 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
         rows_in=features.height,
         snapshot_id=snapshot,
         model_version=model.version,
-        data_digest=frame_digest(features),
+        data_digest=frame_digest(features, *(() if events is None else (events,))),
     )
     changed = not is_repeated(lake, run)
     if changed:

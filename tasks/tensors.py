@@ -79,8 +79,10 @@ def history_of(rows: pl.DataFrame, events: pl.DataFrame | None) -> History | Non
     return History(torch.from_numpy(events.to_numpy(order="c", writable=True)), end, count)
 
 
-def frame_digest(frame: pl.DataFrame) -> str:
-    """Give the SHA-256 of a frame's columns and rows, in their order."""
-    content = hashlib.sha256(",".join(f"{n}:{t}" for n, t in frame.schema.items()).encode())
-    content.update(frame.hash_rows(seed=0).to_numpy().tobytes())
+def frame_digest(*frames: pl.DataFrame) -> str:
+    """Give the SHA-256 of frames' columns and rows, in their order."""
+    content = hashlib.sha256()
+    for frame in frames:
+        content.update(",".join(f"{n}:{t}" for n, t in frame.schema.items()).encode())
+        content.update(frame.hash_rows(seed=0).to_numpy().tobytes())
     return content.hexdigest()

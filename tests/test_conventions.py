@@ -210,6 +210,14 @@ def test_every_setting_is_read_somewhere():
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_detectors_page_has_a_section_with_a_source(name: str):
+    text = (ROOT / "docs" / "detectors.md").read_text(encoding="utf-8")
+    section = text.partition(f"### {name}\n")[2].partition("\n#")[0]
+    assert re.search(r"Source: .+(19|20)\d\d", section)
+    assert f"| [`{name}`](#{name}) |" in text
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
 def test_every_field_of_a_detector_config_is_used(name: str):
     config = REGISTRY[name].config
     kinds = [kind for kind in config.__mro__ if dataclasses.is_dataclass(kind)]

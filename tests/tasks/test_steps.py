@@ -1,16 +1,29 @@
 """The night's steps without Prefect's server: idempotent, and a user's mistake is not retried."""
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 
 import polars as pl
 import pytest
 from prefect.states import Completed, exception_to_failed_state
 
+from models.autoencoder import Autoencoder
+from models.registry import REGISTRY, DetectorEntry
 from tasks.context import Context
 from tasks.steps import RETRIED, enqueue_day, may_pass, score_day, train_as_of
 from tasks.tracking import Registry
-from tests.tasks.test_fit import AS_OF, DELAY, SMALL, START, insert, labels_of, make_lake, simulate
+from tests.tasks.test_fit import (
+    AS_OF,
+    DELAY,
+    SMALL,
+    START,
+    Hot,
+    insert,
+    labels_of,
+    make_lake,
+    simulate,
+)
 from warehouse.connection import WarehouseSettings
 from warehouse.errors import DayRefusedError, ModelMissingError, SourceError, UserError
 from warehouse.ledger import day_states
@@ -64,12 +77,25 @@ def context(tmp_path_factory):
 
 
 def test_trained_models_are_tagged_with_their_settings(context):
-    newest, challenger, champion = Registry(context.warehouse).versions()
+    *_, newest, challenger, champion = Registry(context.warehouse).versions()
     assert (champion.aliases, challenger.aliases) == (("champion",), ("challenger",))
     assert newest.aliases == ()
     assert newest.tags["settings_digest"] == context.training_digest()
     assert {"code_version", "data_digest", "as_of"} <= set(newest.tags)
     assert "failed_members" not in newest.tags
+
+
+def test_training_and_what_it_left_out_stand_in_the_ledger(context, monkeypatch):
+    run = day_states(context.lake(), AS_OF, AS_OF)[AS_OF, "train"]
+    assert (run.status, run.model_version, run.error) == ("done", "1", None)
+    assert run.rows_in > 0
+    monkeypatch.setitem(REGISTRY, "hot", DetectorEntry(Autoencoder, Hot))
+    settings = SMALL.model_copy(update={"members": ("hot", "gaussian")})
+    day = AS_OF - timedelta(days=5)
+    trained = train_as_of.fn(replace(context, train=settings), day, aliased=False)
+    assert trained.failed_members.startswith("hot: TrainingDivergedError")
+    noted = day_states(context.lake(), day, day)[day, "train"]
+    assert noted.error == f"left out: {trained.failed_members}"
 
 
 def test_scoring_again_changes_nothing(context):
