@@ -3,20 +3,18 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.base import BaseDetector
 from models.detector import (
     FitReport,
     OnEpoch,
-    check_fit_rows,
     sample_rows,
-    score_rows,
 )
 from models.mlp import build_mlp, initialise_weights
 from models.training import (
     TrainingConfig,
     make_adam_step,
-    make_generator,
     mean_over_rows,
     train_epochs,
 )
@@ -52,7 +50,7 @@ class AutoencoderConfig(TrainingConfig):
             )
 
 
-class Autoencoder(nn.Module):
+class Autoencoder(BaseDetector[AutoencoderConfig]):
     """Mean squared reconstruction error, each feature's error in units of its usual size.
 
     score(x) = mean over features of ((decode(encode(x)) - x) / s)^2, s the root mean squared
@@ -73,38 +71,26 @@ class Autoencoder(nn.Module):
     """
 
     error_scale: Tensor
-    is_fitted: Tensor
 
     def __init__(self, config: AutoencoderConfig, n_features: int) -> None:
         """Make an unfitted detector for ``n_features`` columns."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         bottleneck = max(1, round(config.bottleneck_share * n_features))
         hidden = config.hidden_features
         self.encoder = build_mlp([n_features, *hidden, bottleneck])
         self.decoder = build_mlp([bottleneck, *reversed(hidden), n_features])
         self.register_buffer("error_scale", torch.ones(n_features))
-        self.register_buffer("is_fitted", torch.tensor(False))
-        self.eval()  # only the epoch loop switches to training mode, and back
 
-    def fit(
-        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Tensor,
+        x_held_out: Tensor,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
-        """Train on the mean squared error, then measure each feature's error on the held-out rows.
-
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite.
-
-        Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the loss stops being finite.
-        """
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device).float()
-        self.is_fitted.fill_(False)
+        """Train on the mean squared error, then measure each feature's error on the held-out rows."""
+        self.float()
         self.error_scale.fill_(1.0)
-        generator = make_generator(seed, x.device)
         initialise_weights(self, generator)
         rows = sample_rows(x, self.config.max_rows, generator).float()
         held_out = x_held_out.float()
@@ -123,7 +109,6 @@ class Autoencoder(nn.Module):
             error = self.reconstruct(x_held_out.double()) - x_held_out.double()
             self.error_scale.copy_(error.square().mean(dim=0).sqrt())
             self.error_scale.clamp_(min=self.config.error_floor)
-        self.is_fitted.fill_(True)
         return report
 
     def reconstruct(self, x: Tensor) -> Tensor:
@@ -142,15 +127,3 @@ class Autoencoder(nn.Module):
             x: (batch, features), of the module's dtype. Returns: (batch,).
         """
         return ((self.reconstruct(x) - x) / self.error_scale).square().mean(dim=1)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Give reconstruction errors, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))

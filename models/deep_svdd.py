@@ -7,18 +7,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.base import BaseDetector
 from models.detector import (
     FitReport,
     OnEpoch,
-    check_fit_rows,
     sample_rows,
-    score_rows,
 )
 from models.mlp import initialise_weights, make_linear
 from models.training import (
     TrainingConfig,
     make_adam_step,
-    make_generator,
     mean_over_rows,
     train_epochs,
 )
@@ -73,7 +71,7 @@ class DeepSVDDConfig(TrainingConfig):
             )
 
 
-class DeepSVDD(nn.Module):
+class DeepSVDD(BaseDetector[DeepSVDDConfig]):
     """Squared distance to a fixed centre, after a network that draws normal rows towards it.
 
     score(x) = |f(x) - c|^2, c the mean of the untrained network's outputs. f has no bias and no
@@ -97,36 +95,27 @@ class DeepSVDD(nn.Module):
     """
 
     center: Tensor
-    is_fitted: Tensor
 
     def __init__(self, config: DeepSVDDConfig, n_features: int) -> None:
         """Make an unfitted detector for ``n_features`` columns."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         sizes = (n_features, *config.hidden_features, config.output_features)
         self.network = build_unbiased_mlp(sizes)
         self.register_buffer("center", torch.zeros(config.output_features))
-        self.register_buffer("is_fitted", torch.tensor(False))
-        self.eval()  # only the epoch loop switches to training mode, and back
 
-    def fit(
-        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Tensor,
+        x_held_out: Tensor,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
         """Fix the centre, train on the mean squared distance to it, then look for collapse.
 
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite.
-
         Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the loss stops being finite.
             HypersphereCollapseError: if all held-out rows end at nearly one point.
         """
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device).float()
-        self.is_fitted.fill_(False)
-        generator = make_generator(seed, x.device)
+        self.float()
         initialise_weights(self, generator)
         rows = sample_rows(x, self.config.max_rows, generator).float()
         held_out = x_held_out.float()
@@ -144,7 +133,6 @@ class DeepSVDD(nn.Module):
         )
         self._check_spread(first_spread, self._spread(held_out))
         self.double()
-        self.is_fitted.fill_(True)
         return report
 
     def _place_center(self, rows: Tensor) -> None:
@@ -174,18 +162,6 @@ class DeepSVDD(nn.Module):
         """
         distance: Tensor = (self.network(x) - self.center).square().sum(dim=1)
         return distance
-
-    def score(self, x: Tensor) -> Tensor:
-        """Give squared distances, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))
 
 
 def build_unbiased_mlp(sizes: Sequence[int]) -> nn.Sequential:

@@ -101,6 +101,9 @@ class Detector(Protocol):
     def double(self) -> Self:
         """Hold the parameters in float64, as ``score`` wants them."""
 
+    def eval(self) -> Self:
+        """Leave training mode, as ``score`` wants it."""
+
     def state_dict(self) -> dict[str, Any]:
         """Name every tensor that ``fit`` made."""
 

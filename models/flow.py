@@ -8,17 +8,15 @@ import torch
 import zuko  # type: ignore[import-untyped]  # (zuko) has no py.typed
 from torch import Tensor, nn
 
+from models.base import BaseDetector
 from models.detector import (
     FitReport,
     OnEpoch,
-    check_fit_rows,
     sample_rows,
-    score_rows,
 )
 from models.training import (
     TrainingConfig,
     make_adam_step,
-    make_generator,
     mean_over_rows,
     train_epochs,
 )
@@ -62,7 +60,7 @@ class FlowConfig(TrainingConfig):
             )
 
 
-class Flow(nn.Module):
+class Flow(BaseDetector[FlowConfig]):
     """Negative log-likelihood under an autoregressive flow of rational-quadratic splines.
 
     score(x) = -log N(z; 0, I) - log |det dz/dx|, z = f(asinh(x)). It sees gaps inside the normal
@@ -87,13 +85,9 @@ class Flow(nn.Module):
             transforms instead of mixed by a learned linear map.
     """
 
-    is_fitted: Tensor
-
     def __init__(self, config: FlowConfig, n_features: int) -> None:
         """Make an unfitted detector for ``n_features`` columns."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         # zuko draws weights from the global generator; fit draws its own, so give the state back
         with torch.random.fork_rng(devices=[]):
             self.network: nn.Module = zuko.flows.MAF(
@@ -103,25 +97,16 @@ class Flow(nn.Module):
                 univariate=partial(zuko.transforms.MonotonicRQSTransform, bound=BOUND),
                 shapes=[(config.bins,), (config.bins,), (config.bins - 1,)],
             )
-        self.register_buffer("is_fitted", torch.tensor(False))
-        self.eval()  # only the epoch loop switches to training mode, and back
 
-    def fit(
-        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Tensor,
+        x_held_out: Tensor,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
-        """Maximise the likelihood of the rows, with fresh noise in every batch.
-
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite.
-
-        Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the loss stops being finite.
-        """
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device).float()
-        self.is_fitted.fill_(False)
-        generator = make_generator(seed, x.device)
+        """Maximise the likelihood of the rows, with fresh noise in every batch."""
+        self.float()
         self._reset(generator)
         rows = sample_rows(x, self.config.max_rows, generator).float()
         held_out = x_held_out.float()
@@ -142,7 +127,6 @@ class Flow(nn.Module):
             on_epoch,
         )
         self.double()
-        self.is_fitted.fill_(True)
         return report
 
     def _reset(self, generator: torch.Generator) -> None:
@@ -181,15 +165,3 @@ class Flow(nn.Module):
         z, log_determinant = self.transform(x)
         constant = 0.5 * self.n_features * math.log(2 * math.pi)
         return 0.5 * z.square().sum(dim=1) + constant - log_determinant
-
-    def score(self, x: Tensor) -> Tensor:
-        """Give negative log-likelihoods, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))

@@ -8,18 +8,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.base import BaseDetector
 from models.detector import (
     FitReport,
     OnEpoch,
-    check_fit_rows,
     sample_rows,
-    score_rows,
 )
 from models.mlp import initialise_weights, make_linear
 from models.training import (
     Step,
     TrainingConfig,
-    make_generator,
     mean_over_rows,
     plan_epochs,
     train_epochs,
@@ -171,7 +169,7 @@ def make_player_step(
     return step
 
 
-class GAN(nn.Module):
+class GAN(BaseDetector[GANConfig]):
     """Reconstruction error plus feature-matching distance, each in units of its usual size.
 
     With r = generate(encode(x)) and h the critic's last hidden units, score(x) is the mean of two
@@ -197,13 +195,10 @@ class GAN(nn.Module):
 
     error_scale: Tensor
     unit_scale: Tensor
-    is_fitted: Tensor
 
     def __init__(self, config: GANConfig, n_features: int) -> None:
         """Make an unfitted detector for ``n_features`` columns."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         self.latent = max(1, round(config.latent_share * n_features))
         hidden = config.hidden_features
         self.encoder = build_network([n_features, *hidden, self.latent])
@@ -211,28 +206,20 @@ class GAN(nn.Module):
         self.critic = Critic(n_features + self.latent, config.critic_features)
         self.register_buffer("error_scale", torch.ones(n_features))
         self.register_buffer("unit_scale", torch.ones(config.critic_features[-1]))
-        self.register_buffer("is_fitted", torch.tensor(False))
-        self.eval()  # only the epoch loop switches to training mode, and back
 
-    def fit(
-        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Tensor,
+        x_held_out: Tensor,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
         """Train critic and generator in turns, then measure the score's units on held-out rows.
 
         The training loss is the generator's and encoder's, against a moving critic, so it need
         not fall; the validation loss is reconstruction error plus feature-matching distance.
-
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite.
-
-        Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the loss stops being finite.
         """
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device).float()
-        self.is_fitted.fill_(False)
-        generator = make_generator(seed, x.device)
+        self.float()
         initialise_weights(self, generator)
         rows = sample_rows(x, self.config.max_rows, generator).float()
         held_out = x_held_out.float()
@@ -253,7 +240,6 @@ class GAN(nn.Module):
         )
         self.double()
         self._measure_scales(x_held_out.double())
-        self.is_fitted.fill_(True)
         return report
 
     def make_steps(self, n_rows: int, generator: torch.Generator) -> tuple[Step, Step]:
@@ -369,15 +355,3 @@ class GAN(nn.Module):
         reconstruction = (error / self.error_scale).square().mean(dim=1)
         matching = (unit_error / self.unit_scale).square().mean(dim=1)
         return 0.5 * (reconstruction + matching)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Give scores, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))

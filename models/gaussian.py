@@ -1,20 +1,17 @@
 """Mahalanobis distance to the normal rows: the statistical baseline."""
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.base import BaseDetector, report_once
 from models.detector import (
     FitReport,
     OnEpoch,
-    check_fit_rows,
     sample_rows,
-    score_rows,
 )
-from models.training import check_finite, make_generator
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,7 @@ def ledoit_wolf(x: Tensor) -> tuple[Tensor, float]:
     return (1 - shrinkage) * covariance + shrinkage * target, shrinkage
 
 
-class Gaussian(nn.Module):
+class Gaussian(BaseDetector[GaussianConfig]):
     """Squared Mahalanobis distance under one shrunk Gaussian.
 
     The score is (x - mean)' C^-1 (x - mean). Valid where normal rows form one elongated cloud; it
@@ -90,34 +87,22 @@ class Gaussian(nn.Module):
 
     mean: Tensor
     whitening: Tensor
-    is_fitted: Tensor
 
     def __init__(self, config: GaussianConfig, n_features: int) -> None:
         """Make an unfitted detector for ``n_features`` columns."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         self.register_buffer("mean", torch.zeros(n_features, dtype=torch.float64))
         self.register_buffer("whitening", torch.eye(n_features, dtype=torch.float64))
-        self.register_buffer("is_fitted", torch.tensor(False))
 
-    def fit(
-        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Tensor,
+        x_held_out: Tensor,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
-        """Estimate mean and covariance in closed form; losses are mean negative log-likelihoods.
-
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite.
-
-        Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the rows are not finite.
-        """
-        started = time.perf_counter()
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device)
-        self.is_fitted.fill_(False)
-        rows = sample_rows(x, self.config.max_rows, make_generator(seed, x.device)).double()
+        """Estimate mean and covariance in closed form; losses are mean negative log-likelihoods."""
+        rows = sample_rows(x, self.config.max_rows, generator).double()
         covariance, _ = ledoit_wolf(rows)
         covariance.diagonal().add_(self.config.variance_floor)
         factor, _ = torch.linalg.cholesky_ex(covariance)  # covariance = factor factor'
@@ -125,11 +110,7 @@ class Gaussian(nn.Module):
         self.mean.copy_(rows.mean(dim=0))
         self.whitening.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
         losses = [self._mean_loss(part) for part in (rows, x_held_out.double())]
-        check_finite(1, *losses)
-        self.is_fitted.fill_(True)
-        if on_epoch is not None:
-            on_epoch(1, *losses)
-        return FitReport(1, (losses[0],), (losses[1],), time.perf_counter() - started, 1)
+        return report_once((losses[0], losses[1]), on_epoch)
 
     def _mean_loss(self, x: Tensor) -> float:
         log_determinant = -2 * float(self.whitening.diagonal().log().sum())
@@ -143,15 +124,3 @@ class Gaussian(nn.Module):
             x: (batch, features), float64. Returns: (batch,).
         """
         return ((x - self.mean) @ self.whitening.T).square().sum(dim=1)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Give squared distances, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))

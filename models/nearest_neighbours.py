@@ -1,6 +1,5 @@
 """Mean distance to the nearest rows of a coreset of normal rows."""
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,15 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models.base import BaseDetector, report_once
 from models.detector import (
     FitReport,
     OnEpoch,
-    check_fit_rows,
     sample_rows,
     score_in_blocks,
-    score_rows,
 )
-from models.training import check_finite, make_generator
 
 TILE_ROWS = 256  # rows searched at once: with CHUNK_ROWS it keeps the products in the cache
 CHUNK_ROWS = 1024  # coreset rows compared at once, a multiple of GROUP_ROWS
@@ -147,7 +144,7 @@ def make_room_for_coreset(
         module.coreset = module.coreset.new_empty(saved.shape)
 
 
-class NearestNeighbours(nn.Module):
+class NearestNeighbours(BaseDetector[NearestNeighboursConfig]):
     """Mean Euclidean distance to the nearest rows of a coreset of normal rows.
 
     score(x) = mean over j = 1..neighbours of |x - c_j|, c_j the j-th nearest coreset row. It
@@ -173,34 +170,21 @@ class NearestNeighbours(nn.Module):
     """
 
     coreset: Tensor
-    is_fitted: Tensor
 
     def __init__(self, config: NearestNeighboursConfig, n_features: int) -> None:
         """Make an unfitted detector for ``n_features`` columns."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         self.register_buffer("coreset", torch.zeros(0, n_features, dtype=torch.float64))
-        self.register_buffer("is_fitted", torch.tensor(False))
         self.register_load_state_dict_pre_hook(make_room_for_coreset)  # type: ignore[no-untyped-call]  # (torch)
 
-    def fit(
-        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Tensor,
+        x_held_out: Tensor,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
-        """Choose the coreset; losses are mean distances, of training rows without themselves.
-
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite.
-
-        Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the rows are not finite.
-        """
-        started = time.perf_counter()
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device)
-        self.is_fitted.fill_(False)
-        generator = make_generator(seed, x.device)
+        """Choose the coreset; losses are mean distances, of training rows without themselves."""
         rows = sample_rows(x, self.config.max_rows, generator).double()
         self.coreset = choose_coreset(
             rows, self.config.coreset_rows, self.config.cover_share, generator
@@ -210,11 +194,7 @@ class NearestNeighbours(nn.Module):
             float(score_in_blocks(self._leave_out_self, rows[:LOSS_ROWS]).mean()),
             float(score_in_blocks(self.forward, held_out).mean()),
         ]
-        check_finite(1, *losses)
-        self.is_fitted.fill_(True)
-        if on_epoch is not None:
-            on_epoch(1, *losses)
-        return FitReport(1, (losses[0],), (losses[1],), time.perf_counter() - started, 1)
+        return report_once((losses[0], losses[1]), on_epoch)
 
     def _leave_out_self(self, x: Tensor) -> Tensor:
         count = min(self.config.neighbours + 1, self.coreset.shape[0])
@@ -232,15 +212,3 @@ class NearestNeighbours(nn.Module):
         """
         count = min(self.config.neighbours, self.coreset.shape[0])
         return measure_distances(x, self.coreset, count).mean(dim=1)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Give mean distances, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))

@@ -5,14 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.base import BaseDetector
 from models.detector import (
     BLOCK_ROWS,
     FitReport,
     OnEpoch,
     Rows,
-    check_fit_rows,
     sample_places,
-    score_rows,
 )
 from models.gaussian import ledoit_wolf
 from models.history import WindowedRows
@@ -20,7 +19,6 @@ from models.mlp import initialise_weights, make_linear
 from models.training import (
     TrainingConfig,
     make_adam_step,
-    make_generator,
     mean_over_rows,
     train_epochs,
 )
@@ -77,7 +75,7 @@ class NextTransactionConfig(TrainingConfig):
             )
 
 
-class NextTransaction(nn.Module):
+class NextTransaction(BaseDetector[NextTransactionConfig]):
     """How surprising a row is after its account's earlier transactions: base of two detectors.
 
     A subclass turns the window into a context, from which a linear head predicts the mean m of
@@ -109,15 +107,12 @@ class NextTransaction(nn.Module):
 
     center: Tensor
     whitening: Tensor
-    is_fitted: Tensor
 
     def __init__(
         self, config: NextTransactionConfig, n_features: int, context_features: int
     ) -> None:
         """Make the parts that do not depend on how a window is read."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         self.row_features = n_features - config.window * (config.channels + 1)
         if self.row_features < 1:
             raise ValueError(
@@ -129,7 +124,6 @@ class NextTransaction(nn.Module):
         self.log_variance_steps = nn.Parameter(torch.zeros(config.window + 1, width))
         self.register_buffer("center", torch.zeros(width))
         self.register_buffer("whitening", torch.eye(width))
-        self.register_buffer("is_fitted", torch.tensor(False))
 
     def read_window(self, events: Tensor, presence: Tensor) -> Tensor:
         """Summarise what came before; absent places must not matter.
@@ -140,23 +134,15 @@ class NextTransaction(nn.Module):
         """
         raise NotImplementedError
 
-    def fit(
-        self, x: Rows, x_held_out: Rows, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Rows,
+        x_held_out: Rows,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
-        """Train on the negative log-likelihood of each row after its account's history.
-
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite; a ``WindowedRows``
-                is made dense batch by batch.
-
-        Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the loss stops being finite.
-        """
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device).float()
-        self.is_fitted.fill_(False)
-        generator = make_generator(seed, x.device)
+        """Train on the negative log-likelihood of each row after its account's history."""
+        self.float()
         self._reset(generator)
         places = sample_places(x.shape[0], self.config.max_rows, generator)
         rows = x.take(places) if isinstance(x, WindowedRows) else x[places]
@@ -177,7 +163,6 @@ class NextTransaction(nn.Module):
         )
         self.double()
         self._measure_errors(rows)
-        self.is_fitted.fill_(True)
         return report
 
     def _reset(self, generator: torch.Generator) -> None:
@@ -272,15 +257,3 @@ class NextTransaction(nn.Module):
         squares = (errors @ self.whitening.T).square()  # (batch, row features)
         freedom = self.config.freedom
         return 0.5 * (freedom + 1) * (squares / freedom).log1p().sum(dim=1)
-
-    def score(self, x: Rows) -> Tensor:
-        """Give surprises, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))

@@ -1,21 +1,18 @@
 """One-class support vector machine on random Fourier features."""
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.base import BaseDetector, report_once
 from models.detector import (
     FitReport,
     OnEpoch,
-    check_fit_rows,
     sample_rows,
     score_in_blocks,
-    score_rows,
 )
-from models.training import check_finite, make_generator
 
 POWER_STEPS = 20  # power iterations for the step size: enough, since the estimate is enlarged
 BISECTION_STEPS = 60  # halvings of the multiplier's range: down to float64's own resolution
@@ -152,7 +149,7 @@ def largest_eigenvalue(mapped: Tensor, generator: torch.Generator) -> Tensor:
     return 1.02 * length
 
 
-class OneClassSVM(nn.Module):
+class OneClassSVM(BaseDetector[OneClassSVMConfig]):
     """Signed distance to the plane between the origin and most mapped normal rows.
 
     score(x) = rho - w'phi(x) + max(0, d(x) / reach - 1), where w and rho minimise |w|^2 / 2 - rho
@@ -180,13 +177,10 @@ class OneClassSVM(nn.Module):
     rho: Tensor
     mean: Tensor
     reach: Tensor
-    is_fitted: Tensor
 
     def __init__(self, config: OneClassSVMConfig, n_features: int) -> None:
         """Make an unfitted detector for ``n_features`` columns."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         float64 = torch.float64
         count = config.frequencies
         self.register_buffer("frequencies", torch.zeros(n_features, count, dtype=float64))
@@ -194,25 +188,15 @@ class OneClassSVM(nn.Module):
         self.register_buffer("rho", torch.zeros((), dtype=float64))
         self.register_buffer("mean", torch.zeros(n_features, dtype=float64))
         self.register_buffer("reach", torch.ones((), dtype=float64))
-        self.register_buffer("is_fitted", torch.tensor(False))
 
-    def fit(
-        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Tensor,
+        x_held_out: Tensor,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
-        """Find the plane; losses are those of the primal problem.
-
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite.
-
-        Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the rows are not finite.
-        """
-        started = time.perf_counter()
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device)
-        self.is_fitted.fill_(False)
-        generator = make_generator(seed, x.device)
+        """Find the plane; losses are those of the primal problem."""
         rows = sample_rows(x, self.config.max_rows, generator).double()
         gamma = self._fit_kernel(rows, generator)
         mapped = make_waves(rows, self.frequencies)  # (rows, 2 x frequencies)
@@ -224,11 +208,7 @@ class OneClassSVM(nn.Module):
         self.reach.copy_(distance[math.floor(REACH_SHARE * last)].clamp(min=gamma**-0.5))
         held_out = sample_rows(x_held_out, self.config.max_rows, generator)
         losses = [self._primal_loss(part) for part in (rows, held_out)]
-        check_finite(1, *losses)
-        self.is_fitted.fill_(True)
-        if on_epoch is not None:
-            on_epoch(1, *losses)
-        return FitReport(1, (losses[0],), (losses[1],), time.perf_counter() - started, 1)
+        return report_once((losses[0], losses[1]), on_epoch)
 
     def _fit_kernel(self, rows: Tensor, generator: torch.Generator) -> float:
         self.mean.copy_(rows.mean(dim=0))
@@ -259,15 +239,3 @@ class OneClassSVM(nn.Module):
         distance = torch.linalg.vector_norm(x - self.mean, dim=1)
         beyond: Tensor = (distance / self.reach - 1).clamp(min=0)
         return self._measure_outside(x) + beyond
-
-    def score(self, x: Tensor) -> Tensor:
-        """Give signed distances, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))

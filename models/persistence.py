@@ -163,7 +163,7 @@ def rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> Ensemble
     calibrations: dict[str, Calibration] = {}
     for name, entry in description["members"].items():
         config = make_config(name, entry["config"])
-        members[name] = get_entry(name).detector(config, entry["n_features"]).double()
+        members[name] = get_entry(name).detector(config, entry["n_features"]).double().eval()
         members[name].load_state_dict(select_part(tensors, f"member.{name}"))
         knots = select_part(tensors, f"calibration.{name}")
         settings = CalibrationConfig(**entry["calibration"])

@@ -61,7 +61,6 @@ class Recurrent(NextTransaction):
         self.inward = make_linear(config.channels, 3 * hidden, bias=True)  # reset, update, new
         self.onward = make_linear(hidden, 3 * hidden, bias=False)
         self.first_state = nn.Parameter(torch.zeros(hidden))
-        self.eval()  # only the epoch loop switches to training mode, and back
 
     def _reset(self, generator: torch.Generator) -> None:
         super()._reset(generator)

@@ -1,21 +1,18 @@
 """The rarest of a row's values: empirical tail probabilities, column by column."""
 
 import math
-import time
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from models.base import BaseDetector, report_once
 from models.calibration import fit_pareto_tail
 from models.detector import (
     FitReport,
     OnEpoch,
-    check_fit_rows,
     sample_rows,
-    score_rows,
 )
-from models.training import check_finite, make_generator
 
 LEAST_WIDTH = 1e-12  # between two quantiles: equal ones have nothing in between
 LOG_10 = math.log(10.0)
@@ -53,7 +50,7 @@ class TailsConfig:
             raise ValueError(f"expected 0 < tail_share < 0.5, got {self.tail_share}")
 
 
-class Tails(nn.Module):
+class Tails(BaseDetector[TailsConfig]):
     """Surprise of the rarest value: max over features of -log10 P(a normal value is as extreme).
 
     The side that counts as extreme is the longer one: the right for a column that is skewed to the
@@ -80,46 +77,30 @@ class Tails(nn.Module):
     quantiles: Tensor
     surprises: Tensor
     tails: Tensor
-    is_fitted: Tensor
 
     def __init__(self, config: TailsConfig, n_features: int) -> None:
         """Make an unfitted detector for ``n_features`` columns."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         real = torch.float64
         self.register_buffer("sides", torch.ones(n_features, dtype=real))
         self.register_buffer("quantiles", torch.zeros(n_features, config.knots, dtype=real))
         self.register_buffer("surprises", torch.zeros(config.knots, dtype=real))
         self.register_buffer("tails", torch.ones(2, n_features, dtype=real))  # shape, scale
-        self.register_buffer("is_fitted", torch.tensor(False))
 
-    def fit(
-        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Tensor,
+        x_held_out: Tensor,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
-        """Learn each column's longer side, quantiles and tail; losses are mean scores.
-
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite.
-
-        Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the rows are not finite.
-        """
-        started = time.perf_counter()
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device)
-        self.is_fitted.fill_(False)
-        rows = sample_rows(x, self.config.max_rows, make_generator(seed, x.device)).double()
+        """Learn each column's longer side, quantiles and tail; losses are mean scores."""
+        rows = sample_rows(x, self.config.max_rows, generator).double()
         centred = rows - rows.mean(dim=0)
         self.sides.copy_(torch.where(centred.pow(3).mean(dim=0) < 0, -1.0, 1.0))
         self._fit_columns((rows * self.sides).sort(dim=0).values)
         losses = [float(self.forward(part).mean()) for part in (rows, x_held_out.double())]
-        check_finite(1, *losses)
-        self.is_fitted.fill_(True)
-        if on_epoch is not None:
-            on_epoch(1, *losses)
-        return FitReport(1, (losses[0],), (losses[1],), time.perf_counter() - started, 1)
+        return report_once((losses[0], losses[1]), on_epoch)
 
     def _fit_columns(self, ordered: Tensor) -> None:
         n_rows = ordered.shape[0]  # (rows, features), each column ascending
@@ -157,15 +138,3 @@ class Tails(nn.Module):
             x: (batch, features), float64. Returns: (batch,).
         """
         return self.column_surprises(x).amax(dim=1)
-
-    def score(self, x: Tensor) -> Tensor:
-        """Give largest surprises, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))

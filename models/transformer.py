@@ -137,7 +137,6 @@ class Transformer(NextTransaction):
         self.layers = nn.ModuleList(
             AttentionLayer(config.width, config.heads) for _ in range(config.layers)
         )
-        self.eval()  # only the epoch loop switches to training mode, and back
 
     def _reset(self, generator: torch.Generator) -> None:
         super()._reset(generator)

@@ -5,18 +5,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from models.base import BaseDetector
 from models.detector import (
     FitReport,
     OnEpoch,
-    check_fit_rows,
     sample_rows,
-    score_rows,
 )
 from models.mlp import build_mlp, initialise_weights
 from models.training import (
     TrainingConfig,
     make_adam_step,
-    make_generator,
     mean_over_rows,
     train_epochs,
 )
@@ -69,7 +67,7 @@ def kl_to_standard_normal(mean: Tensor, log_variance: Tensor) -> Tensor:
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(dim=1)
 
 
-class VAE(nn.Module):
+class VAE(BaseDetector[VAEConfig]):
     """Negative evidence lower bound, averaged over fixed latent draws.
 
     score(x) = mean over draws of 0.5 * sum_f ((x_f - decode(z)_f)^2 / v_f + log v_f) + beta *
@@ -91,38 +89,26 @@ class VAE(nn.Module):
     """
 
     noise: Tensor
-    is_fitted: Tensor
 
     def __init__(self, config: VAEConfig, n_features: int) -> None:
         """Make an unfitted detector for ``n_features`` columns."""
-        super().__init__()
-        self.config = config
-        self.n_features = n_features
+        super().__init__(config, n_features)
         self.latent = max(1, round(config.latent_share * n_features))
         hidden = config.hidden_features
         self.encoder = build_mlp([n_features, *hidden, 2 * self.latent])
         self.decoder = build_mlp([self.latent, *reversed(hidden), n_features])
         self.log_variance = nn.Parameter(torch.zeros(n_features))
         self.register_buffer("noise", torch.zeros(config.draws, self.latent))
-        self.register_buffer("is_fitted", torch.tensor(False))
-        self.eval()  # only the epoch loop switches to training mode, and back
 
-    def fit(
-        self, x: Tensor, x_held_out: Tensor, *, seed: int, on_epoch: OnEpoch | None = None
+    def learn(
+        self,
+        x: Tensor,
+        x_held_out: Tensor,
+        generator: torch.Generator,
+        on_epoch: OnEpoch | None,
     ) -> FitReport:
-        """Train on the negative ELBO with fresh noise; score and validate with fixed noise.
-
-        Shape:
-            x: (rows, features), x_held_out: (held-out rows, features); finite.
-
-        Raises:
-            ValueError: if a width is wrong or there are fewer than 2 rows.
-            models.training.TrainingDivergedError: if the loss stops being finite.
-        """
-        check_fit_rows(x, x_held_out, self.n_features)
-        self.to(x.device).float()
-        self.is_fitted.fill_(False)
-        generator = make_generator(seed, x.device)
+        """Train on the negative ELBO with fresh noise; score and validate with fixed noise."""
+        self.float()
         self._reset(generator)
         rows = sample_rows(x, self.config.max_rows, generator).float()
         held_out = x_held_out.float()
@@ -143,7 +129,6 @@ class VAE(nn.Module):
             on_epoch,
         )
         self.double()
-        self.is_fitted.fill_(True)
         return report
 
     def _reset(self, generator: torch.Generator) -> None:
@@ -192,15 +177,3 @@ class VAE(nn.Module):
             loss = loss + self._decoding_loss(x, mean + noise * deviation)
         kl = kl_to_standard_normal(mean, log_variance)
         return loss / self.config.draws + self.config.beta * kl
-
-    def score(self, x: Tensor) -> Tensor:
-        """Give negative ELBOs, each independent of the other rows.
-
-        Shape:
-            x: (batch, features). Returns: (batch,), float32.
-
-        Raises:
-            ValueError: if the width is not that of the fit.
-            NotFittedError: if ``fit`` was not called.
-        """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))
