@@ -119,7 +119,9 @@ def compute_features(
     delay = label_delay_days * DAY
     rows = transactions.select(
         *KEY_COLUMNS, *(name for name in OPTIONAL_COLUMNS if is_mapped(transactions, name))
-    ).filter(at > first - HISTORY_DAYS * DAY - delay, at <= last)
+    ).filter(
+        at >= first - HISTORY_DAYS * DAY - delay, at <= last
+    )  # what is known a moment later counts
     targets = rows.with_row_index("row").filter(is_target).sort("event_date", "transaction_id")
     since = first - HISTORY_DAYS * DAY
     ledger, frauds, genuine = _encode(

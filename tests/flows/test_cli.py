@@ -73,7 +73,7 @@ def test_machines_read_json(run, used):
     stages = {(row["event_date"], row["stage"]) for row in json.loads(out)}
     assert code == 0
     assert stages == {(str(day(-1)), "ingest")} | {
-        (str(day(0)), stage) for stage in ("ingest", "score", "enqueue")
+        (str(day(0)), stage) for stage in ("ingest", "train", "score", "enqueue")
     }
 
     code, out, _ = run("queue", "list", *to)

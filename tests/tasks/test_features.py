@@ -360,6 +360,18 @@ def test_a_day_with_only_its_lookback_equals_the_call_for_all_days(history, dela
         assert_frame_equal(that_day.select(shared), alone.select(shared), check_exact=True)
 
 
+def test_fraud_known_at_its_own_instant_a_window_ago_counts_with_any_lookback():
+    """Such a statement counts from the moment after its transaction, which must be looked up."""
+    first = transaction("t1", BEGIN)
+    second = transaction("t2", BEGIN + timedelta(days=30))
+    transactions, labels = frames([first, second], [statement(first, BEGIN)])
+    day = second["event_date"]
+    everything = compute(transactions, labels, label_delay_days=0)
+    alone = compute(transactions, labels, start=day, end=day, label_delay_days=0)
+    counts = [frame["account_known_frauds_30d"][-1] for frame in (everything, alone)]
+    assert counts == [1.0, 1.0]
+
+
 @given(history=histories(max_size=60), seed=st.integers(0, 1000))
 @settings(deadline=None, max_examples=30)
 def test_the_order_of_the_input_rows_does_not_matter(history, seed):

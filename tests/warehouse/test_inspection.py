@@ -359,7 +359,7 @@ def test_config_names_every_key_and_its_defaults_are_the_models(tmp_path):
     default = Settings.read(tmp_path / "nightwarden.toml", KEY)
     for name in ("warehouse", "validation", "queue", "run"):
         assert getattr(read, name) == getattr(default, name)
-    same = {"features": read.train.features}
+    same = {"features": read.train.features, "members": read.train.members}
     assert default.train.model_copy(update=same) == read.train
 
 
