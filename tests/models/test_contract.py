@@ -260,3 +260,16 @@ def test_extreme_values_stay_finite_and_odd(ensemble, name):
     scores = ensemble.member_scores(x)[:, column]
     assert scores.isfinite().all()
     assert scores[:2].min() > scores[2]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@each_detector
+def test_fitted_on_a_gpu_it_scores_as_on_a_processor(name):
+    detector = make_detector(name)
+    train, held_out = (standard_rows(name, n, s).to("cuda") for n, s in ((1000, 1), (300, 2)))
+    detector.fit(train, held_out, seed=0)
+    x = standard_rows(name, 500, 3)
+    on_gpu = detector.score(x.to("cuda")).cpu()
+    assert on_gpu.isfinite().all()
+    torch.testing.assert_close(detector.to("cpu").score(x), on_gpu, rtol=1e-4, atol=1e-5)
