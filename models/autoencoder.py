@@ -14,9 +14,8 @@ from models.detector import (
 from models.mlp import build_mlp, initialise_weights
 from models.training import (
     TrainingConfig,
-    make_adam_step,
     mean_over_rows,
-    train_epochs,
+    train_with_adam,
 )
 
 
@@ -94,10 +93,9 @@ class Autoencoder(BaseDetector[AutoencoderConfig]):
         initialise_weights(self, generator)
         rows = sample_rows(x, self.config.max_rows, generator).float()
         held_out = x_held_out.float()
-        step = make_adam_step(self, lambda part: self(part).mean(), self.config, rows.shape[0])
-        report = train_epochs(
+        report = train_with_adam(
             self,
-            step,
+            lambda part: self(part).mean(),
             lambda: mean_over_rows(self, held_out),
             rows,
             self.config,

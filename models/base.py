@@ -7,7 +7,15 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
-from models.detector import FitReport, OnEpoch, Rows, check_fit_rows, score_rows
+from models.detector import (
+    FitReport,
+    NotFittedError,
+    OnEpoch,
+    Rows,
+    check_fit_rows,
+    check_width,
+    score_in_blocks,
+)
 from models.training import check_finite, make_generator
 
 Config = TypeVar("Config")
@@ -73,11 +81,14 @@ class BaseDetector(nn.Module, Generic[Config]):
             ValueError: if the width is not that of the fit.
             NotFittedError: if ``fit`` was not called.
         """
-        return score_rows(self, x, is_fitted=bool(self.is_fitted))
+        if not self.is_fitted:
+            raise NotFittedError(f"{type(self).__name__} was not fitted; call fit first")
+        check_width(x, self.n_features)
+        return score_in_blocks(self.forward, x)
 
 
 def report_once(losses: tuple[float, float], on_epoch: OnEpoch | None) -> FitReport:
-    """Report a fit in closed form as one epoch; ``BaseDetector.fit`` adds its seconds.
+    """Report a fit in closed form as one epoch.
 
     Args:
         losses: Mean loss on the training and on the held-out rows.
@@ -89,4 +100,4 @@ def report_once(losses: tuple[float, float], on_epoch: OnEpoch | None) -> FitRep
     check_finite(1, *losses)
     if on_epoch is not None:
         on_epoch(1, *losses)
-    return FitReport(1, losses[:1], losses[1:], 0.0, 1)
+    return FitReport(1, losses[:1], losses[1:], 1)

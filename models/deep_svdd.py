@@ -16,9 +16,8 @@ from models.detector import (
 from models.mlp import initialise_weights, make_linear
 from models.training import (
     TrainingConfig,
-    make_adam_step,
     mean_over_rows,
-    train_epochs,
+    train_with_adam,
 )
 
 LEAK = 0.1  # slope of the leaky ReLU below zero, as in the paper's reference code
@@ -121,10 +120,9 @@ class DeepSVDD(BaseDetector[DeepSVDDConfig]):
         held_out = x_held_out.float()
         self._place_center(rows)
         first_spread = self._spread(held_out)
-        step = make_adam_step(self, lambda part: self(part).mean(), self.config, rows.shape[0])
-        report = train_epochs(
+        report = train_with_adam(
             self,
-            step,
+            lambda part: self(part).mean(),
             lambda: mean_over_rows(self, held_out),
             rows,
             self.config,

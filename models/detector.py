@@ -45,16 +45,16 @@ class FitReport:
         epochs: Epochs that were run.
         train_losses: Mean loss over the training batches, one per epoch.
         validation_losses: Mean loss on the held-out rows, one per epoch.
-        seconds: Wall time of the whole fit.
         best_epoch: The epoch (from 1) with the least validation loss: the one whose weights were
             kept.
+        seconds: Wall time of the whole fit; ``models.base.BaseDetector.fit`` takes it.
     """
 
     epochs: int
     train_losses: tuple[float, ...]
     validation_losses: tuple[float, ...]
-    seconds: float
     best_epoch: int
+    seconds: float = 0.0
 
 
 class Detector(Protocol):
@@ -181,22 +181,6 @@ def score_in_blocks(score_block: Callable[[Tensor], Tensor], x: Rows) -> Tensor:
             block[: rows.shape[0]] = rows
             blocks.append(score_block(block)[: rows.shape[0]].to(torch.float32))
     return torch.cat(blocks)
-
-
-def score_rows(detector: Detector, x: Rows, *, is_fitted: bool) -> Tensor:
-    """Give a fitted detector's scores, each independent of the other rows: ``Detector.score``.
-
-    Shape:
-        x: (batch, features). Returns: (batch,), float32.
-
-    Raises:
-        ValueError: if the width is not that of the fit.
-        NotFittedError: if ``fit`` was not called.
-    """
-    if not is_fitted:
-        raise NotFittedError(f"{type(detector).__name__} was not fitted; call fit first")
-    check_width(x, detector.n_features)
-    return score_in_blocks(detector.forward, x)
 
 
 def sample_rows(x: Tensor, max_rows: int, generator: torch.Generator) -> Tensor:

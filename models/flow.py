@@ -16,9 +16,8 @@ from models.detector import (
 )
 from models.training import (
     TrainingConfig,
-    make_adam_step,
     mean_over_rows,
-    train_epochs,
+    train_with_adam,
 )
 
 BOUND = 5.0  # the splines live on [-5, 5] and asinh brings |x| < 74 into it
@@ -116,10 +115,9 @@ class Flow(BaseDetector[FlowConfig]):
             blurred: Tensor = (part.asinh() + self.config.noise * noise).sinh()
             return self(blurred).mean()  # type: ignore[no-any-return]  # torch does not annotate it
 
-        step = make_adam_step(self, loss, self.config, rows.shape[0])
-        report = train_epochs(
+        report = train_with_adam(
             self,
-            step,
+            loss,
             lambda: mean_over_rows(self, held_out),
             rows,
             self.config,

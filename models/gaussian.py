@@ -69,6 +69,24 @@ def ledoit_wolf(x: Tensor) -> tuple[Tensor, float]:
     return (1 - shrinkage) * covariance + shrinkage * target, shrinkage
 
 
+def find_whitening(x: Tensor, variance_floor: float) -> Tensor:
+    """Find the matrix W for which W (x - mean) has about unit covariance.
+
+    Args:
+        x: Rows.
+        variance_floor: Added to every variance.
+
+    Shape:
+        x: (rows, features), float64. Returns: (features, features), lower triangular.
+    """
+    covariance, _ = ledoit_wolf(x)
+    covariance.diagonal().add_(variance_floor)
+    factor, _ = torch.linalg.cholesky_ex(covariance)  # covariance = factor factor'
+    identity = torch.eye(x.shape[1], dtype=x.dtype, device=x.device)
+    whitening: Tensor = torch.linalg.solve_triangular(factor, identity, upper=False)
+    return whitening
+
+
 class Gaussian(BaseDetector[GaussianConfig]):
     """Squared Mahalanobis distance under one shrunk Gaussian.
 
@@ -103,12 +121,8 @@ class Gaussian(BaseDetector[GaussianConfig]):
     ) -> FitReport:
         """Estimate mean and covariance in closed form; losses are mean negative log-likelihoods."""
         rows = sample_rows(x, self.config.max_rows, generator).double()
-        covariance, _ = ledoit_wolf(rows)
-        covariance.diagonal().add_(self.config.variance_floor)
-        factor, _ = torch.linalg.cholesky_ex(covariance)  # covariance = factor factor'
-        identity = torch.eye(self.n_features, dtype=torch.float64, device=x.device)
         self.mean.copy_(rows.mean(dim=0))
-        self.whitening.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
+        self.whitening.copy_(find_whitening(rows, self.config.variance_floor))
         losses = [self._mean_loss(part) for part in (rows, x_held_out.double())]
         return report_once((losses[0], losses[1]), on_epoch)
 

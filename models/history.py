@@ -189,10 +189,6 @@ class WindowedRows:
         """Choose rows without making them dense."""
         return WindowedRows(self.x[index], self.history.take(index), self.window)
 
-    def to(self, device: str | torch.device) -> "WindowedRows":
-        """Give the same rows on another device."""
-        return WindowedRows(self.x.to(device), self.history.to(device), self.window)
-
     def float(self) -> "WindowedRows":
         """Give the same rows in float32."""
         return WindowedRows(self.x.float(), self.history, self.window)

@@ -13,14 +13,13 @@ from models.detector import (
     Rows,
     sample_places,
 )
-from models.gaussian import ledoit_wolf
+from models.gaussian import find_whitening
 from models.history import WindowedRows
 from models.mlp import initialise_weights, make_linear
 from models.training import (
     TrainingConfig,
-    make_adam_step,
     mean_over_rows,
-    train_epochs,
+    train_with_adam,
 )
 
 MAX_LOG_VARIANCE = 8.0  # beyond it exp() would rule the loss
@@ -152,9 +151,9 @@ class NextTransaction(BaseDetector[NextTransactionConfig]):
             presence = presence * self._draw_lengths(presence, generator)
             return self._likelihood_loss(row, events, presence).mean()
 
-        report = train_epochs(
+        report = train_with_adam(
             self,
-            make_adam_step(self, loss, self.config, rows.shape[0]),
+            loss,
             lambda: mean_over_rows(self._row_losses, x_held_out),
             rows,
             self.config,
@@ -180,12 +179,8 @@ class NextTransaction(BaseDetector[NextTransactionConfig]):
                     for start in range(0, min(rows.shape[0], ERROR_ROWS), BLOCK_ROWS)
                 ]
             )  # (rows, row features)
-        covariance, _ = ledoit_wolf(errors)
-        covariance.diagonal().add_(self.config.variance_floor)
-        factor, _ = torch.linalg.cholesky_ex(covariance)  # covariance = factor factor'
-        identity = torch.eye(self.row_features, dtype=torch.float64, device=errors.device)
         self.center.copy_(errors.mean(dim=0))
-        self.whitening.copy_(torch.linalg.solve_triangular(factor, identity, upper=False))
+        self.whitening.copy_(find_whitening(errors, self.config.variance_floor))
 
     def _draw_lengths(self, presence: Tensor, generator: torch.Generator) -> Tensor:
         """Cut some rows' windows: short ones are likelier than long ones.

@@ -1,7 +1,6 @@
 """The epoch loop: tensors resident on the device, early stopping, explicit randomness."""
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -142,7 +141,6 @@ def train_epochs(
     Raises:
         TrainingDivergedError: if a loss is not finite.
     """
-    started = time.perf_counter()
     epochs, _ = plan_epochs(x.shape[0], config)
     train_losses: list[float] = []
     validation_losses: list[float] = []
@@ -160,10 +158,28 @@ def train_epochs(
         elif epoch - best_epoch >= config.patience:
             break
     network.load_state_dict(best_state)
-    seconds = time.perf_counter() - started
-    return FitReport(
-        len(train_losses), tuple(train_losses), tuple(validation_losses), seconds, best_epoch
-    )
+    return FitReport(len(train_losses), tuple(train_losses), tuple(validation_losses), best_epoch)
+
+
+def train_with_adam(
+    network: nn.Module,
+    loss: Callable[[Tensor], Tensor],
+    validation_loss: Callable[[], float],
+    x: Rows,
+    config: TrainingConfig,
+    generator: torch.Generator,
+    on_epoch: OnEpoch | None = None,
+) -> FitReport:
+    """Run epochs of the usual step on one loss; see ``make_adam_step`` and ``train_epochs``.
+
+    Shape:
+        x: (rows, features), float32, on the network's device. loss: (batch, features) -> ().
+
+    Raises:
+        TrainingDivergedError: if a loss is not finite.
+    """
+    step = make_adam_step(network, loss, config, x.shape[0])
+    return train_epochs(network, step, validation_loss, x, config, generator, on_epoch)
 
 
 def run_one_epoch(step: Step, x: Rows, batch_rows: int, generator: torch.Generator) -> float:

@@ -14,9 +14,8 @@ from models.detector import (
 from models.mlp import build_mlp, initialise_weights
 from models.training import (
     TrainingConfig,
-    make_adam_step,
     mean_over_rows,
-    train_epochs,
+    train_with_adam,
 )
 
 LOG_VARIANCE_RANGE = (-8.0, 8.0)  # of the posterior: beyond it exp() would rule the loss
@@ -118,10 +117,9 @@ class VAE(BaseDetector[VAEConfig]):
             fresh = torch.randn(shape, generator=generator, device=part.device)
             return self.negative_elbo(part, fresh).mean()
 
-        step = make_adam_step(self, loss, self.config, rows.shape[0])
-        report = train_epochs(
+        report = train_with_adam(
             self,
-            step,
+            loss,
             lambda: mean_over_rows(self, held_out),
             rows,
             self.config,
