@@ -1,7 +1,7 @@
 """Detection quality on the Fraud Detection Handbook's transactions, beside PyOD's detectors.
 
     python benchmarks/handbook.py --data FOLDER_OF_DAILY_PARQUET_FILES --label-free
-        [--weeks 2018-07-11,2018-07-18,2018-07-25] [--seeds 3] [--threads 2] [--members a,b]
+        [--weeks 2018-07-11,2018-07-18,2018-07-25] [--seeds 0,1,2] [--threads 2] [--members a,b]
         [--peers A,B] [--peer-features same|book|all] [--settings with,without] [--json]
 
 For each week everything is fitted as of its first day: on days whose labels were known then, which
@@ -33,7 +33,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 
 from models.ensemble import Ensemble
-from models.ensemble_fit import FitReports
+from models.ensemble_fit import FitReports, TrainingRows
 from models.metrics import average_precision, card_precision_at_k, roc_auc
 from tasks.feature_catalog import BOOK_FEATURES, FEATURES
 from tasks.features import compute_features, lookback_days
@@ -203,11 +203,11 @@ def own_lines(week: Week, seed: int) -> list[Line]:
     fitted = fit_data(week.data, settings, capacity=CAPACITY, device="cpu")
     ensemble, reports = fitted.bundle.ensemble, fitted.reports
     x = fitted.bundle.encoding.matrix(week.test)
-    history = history_of(week.test, week.events)
+    rows = TrainingRows(x, history_of(week.test, week.events))
     started = time.perf_counter()
-    surprises = ensemble.member_scores(x, history=history)  # (rows, members)
+    surprises = ensemble.member_scores(rows.x, history=rows.history)  # (rows, members)
     seconds = time.perf_counter() - started
-    lines = member_lines(week, seed, ensemble, reports)
+    lines = member_lines(week, seed, ensemble, reports, rows)
     weights, total = ensemble.weights, sum(report.seconds for report in reports.values())
     for left_out in (None, *weights):
         ensemble.weights = weights if left_out is None else weights | {left_out: 0.0}
@@ -219,14 +219,10 @@ def own_lines(week: Week, seed: int) -> list[Line]:
     return lines
 
 
-def member_lines(week: Week, seed: int, ensemble: Ensemble, reports: FitReports) -> list[Line]:
+def member_lines(
+    week: Week, seed: int, ensemble: Ensemble, reports: FitReports, rows: TrainingRows
+) -> list[Line]:
     """Judge each member by itself."""
-    x = torch.from_numpy(
-        week.test.select(
-            pl.col(ensemble.feature_names).cast(pl.Float32).fill_null(float("nan"))
-        ).to_numpy(order="c", writable=True)
-    )
-    history = history_of(week.test, week.events)
     lines = []
     for name, member in ensemble.members.items():
         alone = Ensemble(
@@ -238,7 +234,7 @@ def member_lines(week: Week, seed: int, ensemble: Ensemble, reports: FitReports)
             history_scaler=ensemble.history_scaler,
         )
         started = time.perf_counter()
-        scores = alone.score(x, history=history).double().numpy()
+        scores = alone.score(rows.x, history=rows.history).double().numpy()
         seconds = time.perf_counter() - started
         lines.append(judge(week, name, seed, scores, reports[name].seconds, seconds))
     return lines

@@ -111,11 +111,12 @@ def fit_data(
         SettingsError: if a feature or member is not known, or a weight is not positive.
     """
     require_meaning(settings)
-    genuine = data.held_out.filter(~pl.col("is_fraud"))
-    _require_rows(data.train, genuine, data.split)
-    encoding = Encoding.fit(data.train, settings.all_features())
+    train, held_out = data.train, data.held_out
+    genuine = held_out.filter(~pl.col("is_fraud"))
+    _require_rows(train, genuine, data.split)
+    encoding = Encoding.fit(train, settings.all_features())
     ensemble, reports = fit_ensemble(
-        _training_rows(encoding, data.train, data.events),
+        _training_rows(encoding, train, data.events),
         _training_rows(encoding, genuine, data.events),
         encoding.feature_names,
         _ensemble_config(settings, encoding),
@@ -123,17 +124,17 @@ def fit_data(
         device=device,
         fit_each=fit_each,
     )
-    held_out = _training_rows(encoding, data.held_out, data.events)
-    members = ensemble.member_scores(held_out.x, history=held_out.history)
+    rows = _training_rows(encoding, held_out, data.events)
+    members = ensemble.member_scores(rows.x, history=rows.history)
     ensemble.to("cpu")
-    is_fraud = torch.from_numpy(data.held_out["is_fraud"].to_numpy(writable=True))
+    is_fraud = torch.from_numpy(held_out["is_fraud"].to_numpy(writable=True))
     if settings.weighting == "learned" and int(is_fraud.sum()) >= LEAST_FRAUDS:
         weights = learn_weights(members, is_fraud)
         ensemble.weights = dict(zip(ensemble.member_names, weights.tolist(), strict=True))
-    days = torch.from_numpy(data.held_out["event_date"].to_physical().to_numpy(writable=True))
+    days = torch.from_numpy(held_out["event_date"].to_physical().to_numpy(writable=True))
     scores = ensemble.combine(members)
     ensemble.threshold = threshold_for_capacity(split_by_day(scores, days), capacity)
-    usual = usual_values(data.train, encoding.feature_names, set(encoding.vocabularies))
+    usual = usual_values(train, encoding.feature_names, set(encoding.vocabularies))
     return Fitted(Bundle(ensemble, encoding, usual, capacity), reports)
 
 

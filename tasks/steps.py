@@ -165,7 +165,7 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
     bundle, events = registry.load(model, _device(context)), None
     if bundle.ensemble.window:
         features, events = attach_history(
-            lake, features, _request(context), bundle.ensemble.window
+            lake, features, day, day, _request(context), bundle.ensemble.window
         )
     if context.capacity > bundle.capacity:
         logger.warning(

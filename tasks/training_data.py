@@ -188,19 +188,16 @@ def load_features(lake: Lake, start: date, end: date, request: FeatureRequest) -
 
 
 def attach_history(
-    lake: Lake, rows: pl.DataFrame, request: FeatureRequest, window: int
+    lake: Lake, rows: pl.DataFrame, start: date, end: date, request: FeatureRequest, window: int
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Find the last ``window`` earlier transactions of each row's account.
 
     Returns:
-        The rows, which may be of many days, with ``history_end`` and ``history_count``; and the
-        events that these point into, see ``tasks.history.account_history``.
+        The rows, which are of the days from ``start`` to ``end``, with ``history_end`` and
+        ``history_count``; and the events that these point into, see
+        ``tasks.history.account_history``.
     """
-    days = rows["event_date"]
-    first, last = days.min(), days.max()
-    if not isinstance(first, date) or not isinstance(last, date):
-        first = last = date.min + timedelta(days=HISTORY_LOOKBACK_DAYS)
-    transactions = read_transactions(lake, first - timedelta(days=HISTORY_LOOKBACK_DAYS), last)
+    transactions = read_transactions(lake, start - timedelta(days=HISTORY_LOOKBACK_DAYS), end)
     events, spans = account_history(transactions, rows, time_zone=request.time_zone, window=window)
     return _drop_unused_events(rows.hstack(spans.drop("transaction_id")), events, window)
 
@@ -250,7 +247,7 @@ def load_training_data(
         block = _known_features(lake, start, end, span, request)
         part = TrainingData.choose(block, settings, split, share)
         if window:
-            frame, events = attach_history(lake, part.frame, request, window)
+            frame, events = attach_history(lake, part.frame, start, end, request, window)
             part = replace(part, frame=frame, events=events)
         parts.append(part)
     return TrainingData.concat(parts)

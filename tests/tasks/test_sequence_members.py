@@ -42,7 +42,7 @@ def bundle(lake):
 
 def load(lake, first, last):
     features = load_features(lake, first, last, REQUEST)
-    return attach_history(lake, features, REQUEST, 4)
+    return attach_history(lake, features, first, last, REQUEST, 4)
 
 
 def test_both_members_are_trained(bundle):
