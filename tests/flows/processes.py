@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import signal
 import sys
 import time
@@ -64,6 +65,23 @@ def kill_after(process: BaseProcess, seconds: float) -> bool:
     os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
     return True
+
+
+class Killer:
+    """Kills processes at random moments of the time that one takes undisturbed."""
+
+    def __init__(self, seconds: float, seed: int) -> None:
+        """Aim within so many seconds from the start."""
+        self.seconds = seconds
+        self._moments = random.Random(seed)  # noqa: S311 (moments, not secrets)
+
+    def kill(self, process: BaseProcess) -> bool:
+        """Kill a process; tell whether it was. One that ended before tells how long to aim."""
+        started = time.monotonic()
+        killed = kill_after(process, self._moments.uniform(0.05, self.seconds))
+        if not killed:
+            self.seconds = time.monotonic() - started
+        return killed
 
 
 def finish(process: BaseProcess) -> None:
