@@ -15,6 +15,12 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.context import Context
+from tasks.review_settings import (
+    EvaluateSettings,
+    LabelSettings,
+    PromotionSettings,
+    QueueSettings,
+)
 from tasks.train_settings import TrainSettings
 from warehouse.connection import WarehouseSettings
 from warehouse.errors import SettingsError
@@ -24,14 +30,6 @@ from warehouse.source import SourceSettings
 
 PREFIX = "NIGHTWARDEN_"
 DIRECT = {"NIGHTWARDEN_PSEUDONYM_KEY", "NIGHTWARDEN_SOURCE_DSN", "NIGHTWARDEN_CONFIG"}
-
-
-class QueueSettings(BaseModel):
-    """How much the analysts can review."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    capacity: int = Field(100, ge=1, le=100_000, description="Alerts a day, at most.")
 
 
 class RunSettings(BaseModel):
@@ -60,7 +58,10 @@ class Settings(BaseModel):
     warehouse: WarehouseSettings = WarehouseSettings()
     validation: ValidationSettings = ValidationSettings()
     train: TrainSettings = TrainSettings()
+    labels: LabelSettings = LabelSettings()
     queue: QueueSettings = QueueSettings()
+    evaluate: EvaluateSettings = EvaluateSettings()
+    promotion: PromotionSettings = PromotionSettings()
     run: RunSettings = RunSettings()
     folder: Path = Field(exclude=True)
     pseudonym_key: PseudonymKey | None = Field(None, exclude=True)
@@ -72,7 +73,10 @@ class Settings(BaseModel):
             source=self.source,
             validation=self.validation,
             train=self.train,
-            capacity=self.queue.capacity,
+            labels=self.labels,
+            queue=self.queue,
+            evaluate=self.evaluate,
+            promotion=self.promotion,
             device=self.run.device,
             threads=self.run.threads,
             workers=self.run.workers,

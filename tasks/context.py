@@ -9,6 +9,13 @@ from pathlib import Path
 
 from tasks.features import lookback_days
 from tasks.history import HISTORY_LOOKBACK_DAYS
+from tasks.review_settings import (
+    UNLABELLED_MATURITY_DAYS,
+    EvaluateSettings,
+    LabelSettings,
+    PromotionSettings,
+    QueueSettings,
+)
 from tasks.train_settings import TrainSettings
 from warehouse.connection import Lake, WarehouseSettings
 from warehouse.ledger import digest
@@ -27,7 +34,10 @@ class Context:
     source: SourceSettings
     validation: ValidationSettings
     train: TrainSettings
-    capacity: int
+    labels: LabelSettings
+    queue: QueueSettings
+    evaluate: EvaluateSettings
+    promotion: PromotionSettings
     device: str
     threads: int
     workers: int
@@ -35,6 +45,18 @@ class Context:
     key: PseudonymKey | None = field(repr=False)
     _lakes: threading.local = field(default_factory=threading.local, repr=False, compare=False)
     _opened: list[Lake] = field(default_factory=list, repr=False, compare=False)
+
+    @property
+    def capacity(self) -> int:
+        """Alerts a day, at most."""
+        return self.queue.capacity
+
+    @property
+    def maturity_days(self) -> int:
+        """Days until what is not labelled fraud counts as genuine."""
+        if self.labels.mature_after_days is not None:
+            return self.labels.mature_after_days
+        return self.source.label.delay_days if self.source.label else UNLABELLED_MATURITY_DAYS
 
     @property
     def label_delay_days(self) -> int:
@@ -73,8 +95,10 @@ class Context:
 
     def scoring_digest(self) -> str:
         """Give the digest of the settings that a day's scores depend on."""
-        return digest([self.capacity, self.label_delay_days, self.source.time_zone])
+        rules = self.queue.model_dump(mode="json", exclude={"audit_share"})
+        return digest([rules, self.label_delay_days, self.source.time_zone])
 
     def training_digest(self) -> str:
         """Give the digest of the settings that a trained model depends on."""
-        return digest([self.train.model_dump(mode="json"), self.scoring_digest()])
+        known = [self.train.model_dump(mode="json"), self.maturity_days]
+        return digest([*known, self.scoring_digest()])

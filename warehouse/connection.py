@@ -179,19 +179,16 @@ class Lake:
         return lake
 
     def _create_tables(self) -> None:
-        existing = {
-            row[0]
-            for row in self.connection.execute(
-                "SELECT table_name FROM duckdb_tables() WHERE database_name = 'lake'"
-            ).fetchall()
-        }
-        missing = [table for table in schema.TABLES if table.name not in existing]
-        if not missing:
+        """Make the tables that are missing, and the columns that came after a table was made."""
+        found = self.connection.execute(
+            "SELECT table_name, column_name FROM duckdb_columns() WHERE database_name = 'lake'"
+        ).fetchall()
+        statements = schema.missing_statements(set(found))
+        if not statements:
             return
         self.connection.execute("BEGIN")
-        for table in missing:
-            for statement in schema.create_statements(table):
-                self.connection.execute(statement)
+        for statement in statements:
+            self.connection.execute(statement)
         self.connection.execute("COMMIT")
 
     @contextmanager

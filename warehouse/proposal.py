@@ -116,9 +116,41 @@ REST = """
 #max_rows = 300000
 #seed = 0
 
+[train.ensemble]
+# Boosted trees that learn from labels: auto (they join where they win), stacked or unsupervised.
+#mode = "auto"
+# What they see: an example, in place of the default set. Whether they see the members' scores, too.
+#features = ["amount", "amount_to_account_mean_30d"]
+#member_scores = false
+# Least share of the capacity kept for what only the members find.
+#reserved_share = 0.1
+
+[labels]
+# Days until what is not labelled fraud counts as genuine, where that is not the label delay.
+#mature_after_days = 30
+
 [queue]
 # Alerts a day that the analysts can review, at most.
 #capacity = 100
+# Random transactions below the threshold that are queued beside them, as a share of the capacity.
+#audit_share = 0.02
+# From where on is flagged: capacity, false_positives, score or cost; the last three need their key.
+#threshold = "capacity"
+#false_positives = 20
+#least_score = 4.0
+#review_cost = 5.0
+
+[evaluate]
+# Columns whose values are judged apart; where bands of amounts begin; draws for an interval.
+#segments = []
+#amount_bands = [10.0, 50.0, 100.0, 500.0]
+#resamples = 1000
+
+[promotion]
+# What the lower end of a challenger's gain in average precision must exceed.
+#least_gain = 0.0
+# Whether nights also store the challenger's scores, which are never queued.
+#shadow = false
 
 [run]
 # auto (a GPU where there is one), cpu or cuda.

@@ -46,6 +46,19 @@ def read_truth(lake: Lake, start: date, end: date, as_of: datetime) -> pl.DataFr
     ).pl()
 
 
+def count_frauds_by_source(lake: Lake, start: date, end: date, as_of: datetime) -> dict[str, int]:
+    """Count the transactions known to be fraud as of a moment, by who says so last."""
+    rows = lake.connection.execute(
+        "SELECT source, count(*) FROM (SELECT source, is_fraud FROM lake.labels "
+        "WHERE event_date BETWEEN ? AND ? AND known_at <= ? "
+        "QUALIFY row_number() OVER ("
+        "PARTITION BY transaction_id ORDER BY known_at DESC, recorded_at DESC) = 1) "
+        "WHERE is_fraud GROUP BY source",
+        [start, end, as_of],
+    ).fetchall()
+    return dict(rows)
+
+
 def published_days(lake: Lake, start: date, end: date) -> list[date]:
     """List the days with transactions from ``start`` to ``end``."""
     rows = lake.connection.execute(

@@ -116,33 +116,74 @@ LABELS = Table(
     ),
 )
 
-SCORES = Table(
-    "scores",
-    "one row per scored transaction",
-    (
-        EVENT_DATE,
-        TRANSACTION_ID,
-        Column(
-            "score",
-            "DOUBLE",
-            "Ensemble score; higher is more anomalous.",
-            "-log10 tail probability",
-        ),
-        Column(
-            "members",
-            "MAP(VARCHAR, DOUBLE)",
-            "Each member's calibrated score.",
-            "-log10 tail probability",
-        ),
-        Column("rank_of_day", "INTEGER", "1 is the most anomalous of the day."),
-        Column(
-            "is_flagged",
-            "BOOLEAN",
-            "Whether the row is within the day's review capacity and the threshold.",
-        ),
-        Column("model_version", "VARCHAR", "Version of the registered model that scored it."),
-        Column("scored_at", "TIMESTAMPTZ", "When.", "UTC"),
+SCORE_COLUMNS = (
+    EVENT_DATE,
+    TRANSACTION_ID,
+    Column(
+        "score",
+        "DOUBLE",
+        "Ensemble score; higher is more anomalous.",
+        "-log10 tail probability",
     ),
+    Column(
+        "members",
+        "MAP(VARCHAR, DOUBLE)",
+        "Each member's calibrated score.",
+        "-log10 tail probability",
+    ),
+    Column("rank_of_day", "INTEGER", "1 is the most anomalous of the day."),
+    Column(
+        "is_flagged",
+        "BOOLEAN",
+        "Whether the row is within the day's review capacity and the threshold.",
+    ),
+    Column("model_version", "VARCHAR", "Version of the registered model that scored it."),
+    Column("scored_at", "TIMESTAMPTZ", "When.", "UTC"),
+    Column(
+        "probability",
+        "DOUBLE",
+        "Probability of fraud that the score stands for; null where the model knew too few frauds.",
+        "probability",
+        nullable=True,
+    ),
+)
+
+SCORES = Table("scores", "one row per scored transaction", SCORE_COLUMNS)
+
+SHADOW_SCORES = Table(
+    "shadow_scores",
+    "one row per transaction and challenger that scored it; never queued",
+    SCORE_COLUMNS,
+)
+
+LABEL_QUARANTINE = Table(
+    "label_quarantine",
+    "one row per imported label that broke a rule",
+    (
+        Column("source_file", "VARCHAR", "File that the row came from."),
+        Column("row_number", "BIGINT", "Its place in the file, from 1."),
+        Column("transaction_id", "VARCHAR", "As read, if it could be read.", nullable=True),
+        Column("rule", "VARCHAR", "Id of the first rule that the row broke."),
+        Column("value", "VARCHAR", "The offending value as text.", nullable=True),
+        Column("raw", "VARCHAR", "The row as JSON of texts."),
+        Column("quarantined_at", "TIMESTAMPTZ", "When the row was set aside.", "UTC"),
+    ),
+    partitioned_by=None,
+)
+
+PROMOTIONS = Table(
+    "promotions",
+    "one row per promotion or rollback of a model; append-only",
+    (
+        Column("decided_at", "TIMESTAMPTZ", "When the alias moved.", "UTC"),
+        Column("action", "VARCHAR", "promote or rollback."),
+        Column("model_version", "VARCHAR", "Version that became champion."),
+        Column("replaced_version", "VARCHAR", "Champion until then.", nullable=True),
+        Column("actor", "VARCHAR", "Who did it."),
+        Column("reason", "VARCHAR", "Why, in the actor's words or the gate's."),
+        Column("figures", "VARCHAR", "What the gate measured, as JSON.", nullable=True),
+    ),
+    partitioned_by=None,
 )
 
 PARTITION_RUNS = Table(
@@ -150,9 +191,9 @@ PARTITION_RUNS = Table(
     "one row per finished run of a stage over a day; the newest row of a day and stage is its state",
     (
         EVENT_DATE,
-        Column("stage", "VARCHAR", "ingest, replay, train, score or enqueue."),
+        Column("stage", "VARCHAR", "ingest, replay, train, score, shadow or enqueue."),
         Column("status", "VARCHAR", "done or refused."),
-        Column("lane", "VARCHAR", "nightly or backfill, for stages that queue.", nullable=True),
+        Column("lane", "VARCHAR", "Lane of the queue, for stages that queue.", nullable=True),
         Column("rows_in", "BIGINT", "Rows read.", "rows"),
         Column("rows_out", "BIGINT", "Rows written.", "rows"),
         Column("rows_quarantined", "BIGINT", "Rows set aside.", "rows"),
@@ -168,7 +209,16 @@ PARTITION_RUNS = Table(
     partitioned_by=None,
 )
 
-TABLES = (TRANSACTIONS, QUARANTINE, LABELS, SCORES, PARTITION_RUNS)
+TABLES = (
+    TRANSACTIONS,
+    QUARANTINE,
+    LABELS,
+    LABEL_QUARANTINE,
+    SCORES,
+    SHADOW_SCORES,
+    PROMOTIONS,
+    PARTITION_RUNS,
+)
 
 
 def create_statements(table: Table, catalog: str = "lake") -> list[str]:
@@ -189,6 +239,27 @@ def create_statements(table: Table, catalog: str = "lake") -> list[str]:
         create,
         f"ALTER TABLE {catalog}.{table.name} SET PARTITIONED BY ({table.partitioned_by})",
     ]
+
+
+def missing_statements(found: set[tuple[str, str]], catalog: str = "lake") -> list[str]:
+    """Give the DDL that a lake lacks: tables, and nullable columns that are newer than their table.
+
+    Args:
+        found: Names of table and column that there are.
+        catalog: Name of the attached lake.
+    """
+    tables = {name for name, _ in found}
+    statements = []
+    for table in TABLES:
+        if table.name not in tables:
+            statements += create_statements(table, catalog)
+            continue
+        statements += [
+            f"ALTER TABLE {catalog}.{table.name} ADD COLUMN {column.name} {column.type}"
+            for column in table.columns
+            if column.nullable and (table.name, column.name) not in found
+        ]
+    return statements
 
 
 def describe_markdown() -> str:

@@ -349,17 +349,21 @@ def test_config_names_every_key_and_its_defaults_are_the_models(tmp_path):
     shown = switched_on(text)
     sections = {name: f.annotation for name, f in Settings.model_fields.items() if name in shown}
     models = [m for m in sections.values() if hasattr(m, "model_fields")]
-    assert len(models) == 6
+    assert len(models) == 9
     assert len(models[0].model_fields) > 10
     for key in [*ColumnMapping.model_fields, *(k for m in models for k in m.model_fields)]:
-        assert re.search(rf"^(\[source\.)?{key}( = |\])", shown, flags=re.MULTILINE), key
+        assert re.search(rf"^(\[(source|train)\.)?{key}( = |\])", shown, flags=re.MULTILINE), key
     (tmp_path / "nightwarden.toml").write_text(shown)
     read = Settings.read(tmp_path / "nightwarden.toml", KEY)
     (tmp_path / "nightwarden.toml").write_text(text)
     default = Settings.read(tmp_path / "nightwarden.toml", KEY)
-    for name in ("warehouse", "validation", "queue", "run"):
+    for name in ("warehouse", "validation", "evaluate", "promotion", "run"):
         assert getattr(read, name) == getattr(default, name)
-    same = {"features": read.train.features, "members": read.train.members}
+    assert read.labels.mature_after_days == 30
+    none = dict.fromkeys(("false_positives", "least_score", "review_cost"))
+    assert read.queue.model_copy(update=none) == default.queue
+    trees = default.train.ensemble.model_copy(update={"features": read.train.ensemble.features})
+    same = {"features": read.train.features, "members": read.train.members, "ensemble": trees}
     assert default.train.model_copy(update=same) == read.train
 
 
