@@ -1,4 +1,4 @@
-"""The review queue: flagged transactions grouped into cases, analysts' verdicts, the audit trail.
+"""The review queue: transactions to review grouped into cases, analysts' verdicts, the audit trail.
 
 Every write is one transaction and writers go one after another, so a crash leaves the queue as it
 was before or as it is after, and enqueuing the same night again changes nothing.
@@ -60,7 +60,7 @@ __all__ = [
     "Reason",
 ]
 
-LANES = ("nightly", "backfill")
+LANES = ("nightly", "backfill", "audit")
 STATES = ("open", "closed")
 VERDICTS = ("fraud", "genuine", "unsure")
 ACTOR = "nightwarden"
@@ -114,7 +114,9 @@ class Queue:
         """Add a day's alerts to their accounts' open cases of the lane, or open such cases.
 
         A transaction that is in the queue already, in whichever lane, is left exactly as it is. A
-        closed case is never reopened. Repeating the call changes nothing.
+        closed case is never reopened. Repeating the call changes nothing. A day's audit sample is
+        drawn once: where lane ``audit`` holds alerts of the day, nothing is added to it, as rows
+        of a second draw would make the inclusion probabilities of the first untrue.
 
         Raises:
             ValueError: if the lane is unknown or a transaction is given twice.
@@ -125,8 +127,8 @@ class Queue:
         with self._database.write() as connection:
             known = known_transactions(connection, [alert.transaction_id for alert in alerts])
             fresh = [alert for alert in alerts if alert.transaction_id not in known]
-            if not fresh:
-                return EnqueueResult(0, len(alerts), 0, 0)
+            if not fresh or (lane == "audit" and count_alerts(connection, event_date, lane)):
+                return EnqueueResult(0, len(known), 0, 0)
             moment = self._clock()
             accounts = list(dict.fromkeys(alert.account_id for alert in fresh))
             found = find_open_cases(connection, lane, accounts)
@@ -195,14 +197,35 @@ class Queue:
 
     def alerts_of_day(self, event_date: date) -> list[Alert]:
         """List a day's alerts in all lanes, by lane and rank."""
-        statement = select_alerts(ALERTS.c.event_date == event_date)
-        ordered = statement.order_by(ALERTS.c.lane, ALERTS.c.rank_of_day, ALERTS.c.id)
-        with self._database.read() as connection:
-            return list(to_alerts(connection.execute(ordered)))
+        return self.alerts_between(event_date, event_date)
 
-    def decisions(self, *, after: int = 0) -> list[Decision]:
-        """List what analysts said, oldest first, beyond the decision numbered ``after``."""
+    def alerts_between(self, start: date, end: date) -> list[Alert]:
+        """List the alerts of the days from ``start`` to ``end``, by day, lane and rank."""
+        statement = select_alerts(ALERTS.c.event_date.between(start, end))
+        order = (ALERTS.c.event_date, ALERTS.c.lane, ALERTS.c.rank_of_day, ALERTS.c.id)
+        with self._database.read() as connection:
+            return list(to_alerts(connection.execute(statement.order_by(*order))))
+
+    def count_of_day(self, event_date: date, lane: str) -> int:
+        """Count a day's alerts in a lane, decided or not.
+
+        Raises:
+            ValueError: if the lane is unknown.
+        """
+        check_one_of("lane", lane, LANES)
+        with self._database.read() as connection:
+            return count_alerts(connection, event_date, lane)
+
+    def decisions(self, *, after: int = 0, since: datetime | None = None) -> list[Decision]:
+        """List what analysts said, oldest first.
+
+        Args:
+            after: Only decisions with a higher number.
+            since: Only what was decided at this moment or later; all, if not given.
+        """
         statement = select_decisions().where(DECISIONS.c.id > after)
+        if since is not None:
+            statement = statement.where(DECISIONS.c.decided_at >= since)
         with self._database.read() as connection:
             return list(to_decisions(connection.execute(statement)))
 
@@ -288,6 +311,12 @@ def known_transactions(connection: Connection, transaction_ids: Sequence[str]) -
         statement = select(ALERTS.c.transaction_id).where(ALERTS.c.transaction_id.in_(part))
         known.update(connection.scalars(statement))
     return known
+
+
+def count_alerts(connection: Connection, event_date: date, lane: str) -> int:
+    """Count a day's alerts in a lane."""
+    of_day = select(func.count()).where(ALERTS.c.event_date == event_date, ALERTS.c.lane == lane)
+    return connection.scalar(of_day) or 0
 
 
 def find_open_cases(connection: Connection, lane: str, accounts: Sequence[str]) -> dict[str, int]:

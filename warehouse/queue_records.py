@@ -24,10 +24,14 @@ class Reason:
 
 @dataclass(frozen=True)
 class NewAlert:
-    """One flagged transaction, as the scoring stage hands it over.
+    """One transaction to review, as the scoring stage hands it over.
+
+    ``inclusion_probability`` is the chance that the transaction had of being queued: 1 for a
+    flagged one, n / N for one of n drawn from the N below the threshold.
 
     Raises:
-        ValueError: if a moment has no time zone, a number is not finite, or an id is empty.
+        ValueError: if a moment has no time zone, a number is not finite, an id is empty, or the
+            inclusion probability is not above 0 and at most 1.
     """
 
     transaction_id: str
@@ -40,6 +44,7 @@ class NewAlert:
     members: Mapping[str, float]
     reasons: Sequence[Reason]
     model_version: str
+    inclusion_probability: float = 1.0
 
     def __post_init__(self) -> None:
         """Refuse what a database would store differently, or not at all."""
@@ -59,6 +64,12 @@ class NewAlert:
             raise ValueError(
                 f"expected finite numbers, got {bad} for transaction {self.transaction_id}; "
                 "leave out a member that failed"
+            )
+        if not 0 < self.inclusion_probability <= 1:
+            raise ValueError(
+                "expected an inclusion probability above 0 and at most 1, got "
+                f"{self.inclusion_probability} for transaction {self.transaction_id}; give rows "
+                "drawn over rows that could be drawn"
             )
 
 
@@ -91,6 +102,7 @@ class Alert:
     reasons: tuple[Reason, ...]
     model_version: str
     created_at: datetime
+    inclusion_probability: float
     verdict: str | None
 
 
@@ -109,6 +121,7 @@ class Decision:
     analyst: str
     note: str
     decided_at: datetime
+    inclusion_probability: float
 
 
 @dataclass(frozen=True)

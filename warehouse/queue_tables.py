@@ -29,7 +29,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in ``warehouse/migrations/versions``; a test compares the two."""
 
 VERSION_TABLE = "queue_schema_version"
@@ -120,6 +120,10 @@ ALERTS = Table(
     Column("reasons", JSON, nullable=False),
     Column("model_version", String, nullable=False),
     Column("created_at", UtcDateTime, nullable=False),
+    Column("inclusion_probability", Double, nullable=False, server_default=text("1.0")),
+    CheckConstraint(
+        "inclusion_probability > 0 AND inclusion_probability <= 1", name="inclusion_probability"
+    ),
     sqlite_autoincrement=True,
 )
 

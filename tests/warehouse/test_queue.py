@@ -1,15 +1,19 @@
 """What the review queue promises to those who fill it and to those who work it off."""
 
 import time
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from itertools import pairwise
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
 from warehouse.errors import WarehouseError
-from warehouse.queue import NewAlert, NotInQueueError, Queue, Reason
+from warehouse.queue import LANES, NewAlert, NotInQueueError, Queue, Reason
 
 DAY = date(2026, 3, 2)
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
@@ -71,6 +75,78 @@ def test_enqueue_in_another_lane_leaves_known_transactions_alone(queue):
         ("t1", "backfill", 3.0),
         ("t0", "nightly", 3.0),
     ]
+
+
+def sampled(number, probability=0.02, **changes):
+    return replace(new_alert(number, **changes), inclusion_probability=probability)
+
+
+def test_inclusion_probability_comes_back_wherever_the_alert_is_read(queue):
+    queue.enqueue(DAY, "nightly", [new_alert(0)])
+    queue.enqueue(DAY, "audit", [sampled(1)])
+    queue.decide(2, "genuine", "ana")
+    assert [(a.lane, a.inclusion_probability) for a in queue.alerts_of_day(DAY)] == [
+        ("audit", 0.02),
+        ("nightly", 1.0),
+    ]
+    assert [d.inclusion_probability for d in queue.decisions()] == [0.02]
+    (row,) = queue.export_rows(lane="audit", state="closed")
+    assert row["inclusion_probability"] == 0.02
+    assert queue.case(2).summary.lane == "audit"
+
+
+def test_audit_sample_of_a_day_is_drawn_once(queue):
+    assert queue.count_of_day(DAY, "audit") == 0
+    queue.enqueue(DAY, "audit", [sampled(0), sampled(1)])
+    second = queue.enqueue(DAY, "audit", [sampled(1, 0.5), sampled(2, 0.5)])
+    assert (second.added, second.already_there) == (0, 1)
+    assert [a.transaction_id for a in queue.alerts_of_day(DAY)] == ["t0", "t1"]
+    assert queue.count_of_day(DAY, "audit") == 2
+    tomorrow = DAY + timedelta(1)
+    assert queue.enqueue(tomorrow, "audit", [sampled(2, day=tomorrow)]).added == 1
+    assert queue.enqueue(DAY, "nightly", [new_alert(3)]).added == 1
+    assert [queue.count_of_day(DAY, lane) for lane in LANES] == [1, 0, 2]
+
+
+def test_alerts_between_holds_both_ends(queue):
+    days = [DAY + timedelta(n) for n in range(4)]
+    for number, day in enumerate(days):
+        queue.enqueue(day, "nightly", [new_alert(number, day=day)])
+    assert [a.event_date for a in queue.alerts_between(days[1], days[2])] == days[1:3]
+    assert queue.alerts_between(days[2], days[1]) == []
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    calls=st.lists(
+        st.tuples(
+            st.sampled_from(LANES),
+            st.integers(0, 1),
+            st.lists(st.integers(0, 11), max_size=6, unique=True),
+        ),
+        max_size=7,
+    )
+)
+def test_queue_holds_each_transaction_once_and_one_audit_draw_a_day(calls):
+    with (
+        TemporaryDirectory() as folder,
+        Queue.open(f"{folder}/queue.sqlite", create=True) as queue,
+    ):
+        held, audited = {}, set()
+        for lane, after, numbers in calls:
+            day = DAY + timedelta(after)
+            # A transaction belongs to one day: even numbers to the first, odd to the second.
+            mine = [sampled(2 * n + after, day=day, account=f"a{n % 3}") for n in numbers]
+            result = queue.enqueue(day, lane, mine)
+            refused = lane == "audit" and day in audited
+            new = [] if refused else [a for a in mine if a.transaction_id not in held]
+            assert result.added == len(new)
+            held |= {alert.transaction_id: lane for alert in new}
+            audited |= {day} if lane == "audit" and new else set()
+            assert queue.enqueue(day, lane, mine).added == 0
+        found = queue.alerts_between(DAY, DAY + timedelta(1))
+        assert {alert.transaction_id: alert.lane for alert in found} == held
+        assert len(found) == len(held)
 
 
 def test_enqueue_of_nothing_leaves_no_trace(queue):
@@ -171,6 +247,7 @@ def test_export_has_a_row_per_alert_in_the_order_of_the_cases(queue):
         (lambda q: q.decide(1, "fraud", " "), ValueError, "analyst"),
         (lambda q: q.enqueue(DAY, "nigthly", []), ValueError, "got 'nigthly'"),
         (lambda q: q.cases(state="shut"), ValueError, "got 'shut'"),
+        (lambda q: q.count_of_day(DAY, "aduit"), ValueError, "got 'aduit'"),
         (lambda q: q.enqueue(DAY, "nightly", [new_alert(1)] * 2), ValueError, "such as t1"),
     ],
 )
@@ -189,8 +266,11 @@ def test_wrong_use_says_what_was_found(queue, call, error, message):
         {"amount": float("inf")},
         {"members": {"vae": float("nan")}},
         {"account_id": ""},
+        {"inclusion_probability": 0.0},
+        {"inclusion_probability": 1.0001},
+        {"inclusion_probability": float("nan")},
     ],
-    ids=["naive", "score", "amount", "member", "account"],
+    ids=["naive", "score", "amount", "member", "account", "never", "too-likely", "unknown"],
 )
 def test_new_alert_refuses_what_databases_would_change(wrong):
     with pytest.raises(ValueError, match="expected"):

@@ -1,10 +1,12 @@
 """The queue's schema: what migrations build, and what opening refuses."""
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import create_engine, inspect, text
+from sqlalchemy.exc import DBAPIError
 
 from warehouse.errors import WarehouseError
 from warehouse.migrations import configuration
@@ -18,7 +20,8 @@ def describe(engine):
     known = {}
     for table in METADATA.tables:
         columns = {
-            c["name"]: (str(c["type"]), c["nullable"]) for c in inspector.get_columns(table)
+            c["name"]: (str(c["type"]), c["nullable"], c["default"])
+            for c in inspector.get_columns(table)
         }
         checks = sorted((c["name"], c["sqltext"]) for c in inspector.get_check_constraints(table))
         indexes = sorted(
@@ -73,6 +76,56 @@ def test_newest_migration_is_the_one_the_code_expects():
     assert script.get_heads() == [HEAD]
 
 
+@pytest.fixture
+def first_revision(engine):
+    """A queue as the first release left it: one case of two alerts, one of them decided."""
+    with engine.begin() as connection:
+        command.upgrade(configuration(connection), "0001")
+    at = "'2026-03-03 12:00:00'"
+    alert = f"1, '2026-03-02', {at}, 'a', 'm', 9.5, 'nightly', 3.5, 1, '{{}}', '[]', '7', {at}"
+    with engine.begin() as connection:
+        for statement in (
+            "INSERT INTO cases (account_id, lane, state, opened_for, last_event_date, created_at, "
+            f"updated_at) VALUES ('a', 'nightly', 'open', '2026-03-02', '2026-03-02', {at}, {at})",
+            *(
+                "INSERT INTO alerts (transaction_id, case_id, event_date, occurred_at, account_id, "
+                "merchant_id, amount, lane, score, rank_of_day, members, reasons, model_version, "
+                f"created_at) VALUES ('{name}', {alert})"
+                for name in ("t0", "t1")
+            ),
+            "INSERT INTO decisions (alert_id, verdict, analyst, note, decided_at) "
+            f"VALUES (1, 'fraud', 'ana', '', {at})",
+        ):
+            connection.exec_driver_sql(statement)
+
+
+@pytest.mark.usefixtures("first_revision")
+def test_queue_of_the_first_revision_is_upgraded_with_what_is_in_it(queue_url, engine):
+    with Queue.open(queue_url, create=False) as queue:
+        detail = queue.case(1)
+        assert [(a.transaction_id, a.verdict) for a in detail.alerts] == [
+            ("t0", "fraud"),
+            ("t1", None),
+        ]
+        assert {a.inclusion_probability for a in detail.alerts} == {1.0}
+        assert [d.inclusion_probability for d in queue.decisions()] == [1.0]
+        queue.decide(2, "genuine", "ana")
+        assert [c.state for c in queue.cases(state="closed")] == ["closed"]
+    with engine.begin() as connection, pytest.raises(DBAPIError, match="append-only"):
+        connection.execute(text("DELETE FROM decisions"))
+    with engine.connect() as connection:
+        version = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    assert version == HEAD
+
+
+@pytest.mark.usefixtures("first_revision")
+@pytest.mark.parametrize("wrong", ["0", "1.01", "-0.5", "NULL"])
+def test_database_itself_refuses_an_inclusion_probability_that_is_none(queue_url, engine, wrong):
+    Queue.open(queue_url, create=False).close()
+    with engine.begin() as connection, pytest.raises(DBAPIError, match="inclusion_probability"):
+        connection.execute(text(f"UPDATE alerts SET inclusion_probability = {wrong}"))
+
+
 def test_opening_again_changes_nothing(queue_url):
     for create in (True, True, False):
         with Queue.open(queue_url, create=create) as queue:
@@ -91,7 +144,7 @@ def test_open_refuses_a_newer_schema(queue_url, engine):
     Queue.open(queue_url, create=True).close()
     with engine.begin() as connection:
         connection.execute(text("UPDATE queue_schema_version SET version_num = '9999'"))
-    with pytest.raises(WarehouseError, match=r"schema 0001 or older.*9999.*newer"):
+    with pytest.raises(WarehouseError, match=rf"schema {HEAD} or older.*9999.*newer"):
         Queue.open(queue_url, create=True)
 
 
