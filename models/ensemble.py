@@ -11,6 +11,8 @@ from models.calibration import Calibration
 from models.detector import Detector, score_in_blocks
 from models.history import History, WindowedRows
 from models.preprocessing import Preprocessor
+from models.probability import Probability
+from models.stacking import BOOSTED, Stack
 
 
 class Ensemble:
@@ -21,6 +23,9 @@ class Ensemble:
 
     Each member sees the columns of its own features (``views``). A detector of sequences also sees
     each row's account history; without one given, every row counts as its account's first.
+
+    With a ``stack``, boosted trees that learned from labels are a further member, and its rule
+    joins their surprise with that average; see ``models.hybrid``.
     """
 
     def __init__(
@@ -32,7 +37,7 @@ class Ensemble:
         *,
         views: Mapping[str, Sequence[str]] | None = None,
         history_scaler: Preprocessor | None = None,
-        threshold: float | None = None,
+        stack: Stack | None = None,
     ) -> None:
         """Put fitted parts together; members are kept in alphabetical order.
 
@@ -43,7 +48,7 @@ class Ensemble:
             weights: Name to weight >= 0.
             views: Name to the features that the member sees; all, where it is not given.
             history_scaler: Scales the channels of the history; needed by detectors of sequences.
-            threshold: Least score that is flagged.
+            stack: Boosted trees, where labels were enough to learn from.
 
         Raises:
             ValueError: if the parts do not fit together.
@@ -60,7 +65,9 @@ class Ensemble:
         given = views or {}
         self.views = {name: tuple(given.get(name, self.feature_names)) for name in self.members}
         self.history_scaler = history_scaler
-        self.threshold = threshold
+        self.stack = stack
+        self.threshold: float | None = None  # least score that is flagged
+        self.probability: Probability | None = None  # of fraud, by score
         if self.window and history_scaler is None:
             raise ValueError("expected a history_scaler, since a member reads histories")
 
@@ -71,8 +78,8 @@ class Ensemble:
 
     @property
     def member_names(self) -> tuple[str, ...]:
-        """Names of the columns of ``member_scores``."""
-        return tuple(self.members)
+        """Names of the columns of ``member_scores``; the boosted trees come last."""
+        return (*self.members, BOOSTED) if self.stack else tuple(self.members)
 
     @property
     def window(self) -> int:
@@ -92,6 +99,8 @@ class Ensemble:
         for name in self.members:
             self.members[name].to(device)
             self.calibrations[name].to(device)
+        if self.stack is not None:
+            self.stack.calibration.to(device)
         return self
 
     def member_scores(
@@ -121,7 +130,13 @@ class Ensemble:
         gathered = rows if self.window == 0 else self._with_windows(rows, history)
         columns = {name: self.preprocessor.columns_of(view) for name, view in self.views.items()}
         score_block = partial(self._member_scores_of_block, columns)
-        return score_in_blocks(score_block, gathered).to(x.device)
+        surprises = score_in_blocks(score_block, gathered)
+        if self.stack is not None:
+            boosted = self.stack.surprises(
+                rows, self.feature_names, surprises, tuple(self.members)
+            )
+            surprises = torch.cat([surprises, boosted.unsqueeze(1)], dim=1)
+        return surprises.to(x.device)
 
     def _with_windows(self, rows: Tensor, history: History | None) -> WindowedRows:
         scaler = self.history_scaler
@@ -145,7 +160,19 @@ class Ensemble:
         return torch.stack(surprises, dim=1)
 
     def combine(self, member_scores: Tensor) -> Tensor:
-        """Average calibrated scores with the ensemble's weights.
+        """Join calibrated scores: the members' weighted average and, with a stack, the trees'.
+
+        Shape:
+            member_scores: (batch, members), in the order of ``member_names``. Returns: (batch,),
+                float32.
+        """
+        label_free = self.average(member_scores)
+        if self.stack is None:
+            return label_free
+        return self.stack.hybrid.combine(label_free, member_scores[:, -1])
+
+    def average(self, member_scores: Tensor) -> Tensor:
+        """Average the scores of the label-free members with the ensemble's weights.
 
         Shape:
             member_scores: (batch, members), in the order of ``member_names``. Returns: (batch,),

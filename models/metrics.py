@@ -1,5 +1,7 @@
-"""Detection quality: ROC area, average precision, card precision at k; ties are handled."""
+"""Detection quality: of a ranking, with ties handled, and of probabilities."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -97,6 +99,25 @@ def card_precision_at_k(
 
     Source: Le Borgne et al., 2022, "Fraud Detection Handbook", chapter 4, card precision top-k.
     """
+    return float(daily_card_precision(scores, labels, accounts, days, [k])[0].mean())
+
+
+def daily_card_precision(
+    scores: ArrayLike,
+    labels: ArrayLike,
+    accounts: ArrayLike,
+    days: ArrayLike,
+    capacities: Sequence[int],
+) -> FloatArray:
+    """Give each day's card precision for several numbers of reviewed accounts a day.
+
+    Shape:
+        scores, labels, accounts, days: as for ``card_precision_at_k``.
+        Returns: (capacities, n_days), the days in ascending order.
+
+    Raises:
+        ValueError: if shapes differ, there are no rows or a capacity is below 1.
+    """
     s, is_fraud = check_labelled(scores, labels)
     account_array, day_array = np.asarray(accounts), np.asarray(days)
     if not s.shape == account_array.shape == day_array.shape:
@@ -104,26 +125,228 @@ def card_precision_at_k(
             f"expected accounts and days of shape {s.shape}, got {account_array.shape} "
             f"and {day_array.shape}"
         )
-    if s.size == 0 or k < 1:
-        raise ValueError(f"expected at least one row and k >= 1, got {s.size} rows and k={k}")
-    _, account_codes = np.unique(account_array, return_inverse=True)
-    is_found = np.zeros(int(account_codes.max()) + 1, dtype=bool)
-    precisions = []
-    for day in np.unique(day_array):
-        rows = (day_array == day) & ~is_found[account_codes]
-        found = _compromised_in_top_k(s[rows], is_fraud[rows], account_codes[rows], k)
-        is_found[found] = True
-        precisions.append(found.size / k)
-    return float(np.mean(precisions))
+    if s.size == 0 or min(capacities) < 1:
+        raise ValueError(
+            f"expected at least one row and k >= 1, got {s.size} rows and k={min(capacities)}"
+        )
+    distinct, account_codes = np.unique(account_array, return_inverse=True)
+    ranked_days = [
+        _rank_accounts(s[rows], is_fraud[rows], account_codes[rows])
+        for rows in _rows_of_days(day_array)
+    ]
+    return np.array([_card_precision(ranked_days, k, distinct.size) for k in capacities])
 
 
-def _compromised_in_top_k(
-    scores: FloatArray, is_fraud: NDArray[np.bool_], accounts: NDArray[Any], k: int
-) -> NDArray[Any]:
+def _rows_of_days(days: NDArray[Any]) -> list[NDArray[np.int64]]:
+    """Give each day's row numbers, days and rows ascending."""
+    _, begins = np.unique(np.sort(days), return_index=True)
+    return np.split(np.argsort(days, kind="stable"), begins[1:])
+
+
+def _rank_accounts(
+    scores: FloatArray, is_fraud: NDArray[np.bool_], accounts: NDArray[np.int64]
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Give a day's accounts, most suspicious first, and whether each is compromised."""
     unique_accounts, place = np.unique(accounts, return_inverse=True)
     highest = np.full(unique_accounts.size, -np.inf)
     np.maximum.at(highest, place, scores)
     is_compromised = np.zeros(unique_accounts.size, dtype=bool)
     np.logical_or.at(is_compromised, place, is_fraud)
-    top = np.argsort(-highest, kind="stable")[:k]
-    return unique_accounts[top][is_compromised[top]]
+    ranked = np.argsort(-highest, kind="stable")
+    return unique_accounts[ranked], is_compromised[ranked]
+
+
+def _card_precision(
+    ranked_days: list[tuple[NDArray[np.int64], NDArray[np.bool_]]], k: int, n_accounts: int
+) -> list[float]:
+    is_found = np.zeros(n_accounts, dtype=bool)
+    precisions = []
+    for accounts, is_compromised in ranked_days:
+        reviewed = np.flatnonzero(~is_found[accounts])[:k]
+        caught = accounts[reviewed[is_compromised[reviewed]]]
+        is_found[caught] = True
+        precisions.append(caught.size / k)
+    return precisions
+
+
+def rank_within_day(scores: ArrayLike, days: ArrayLike) -> NDArray[np.int64]:
+    """Rank rows within their day: 1 is the highest score; equal scores rank in row order.
+
+    Shape:
+        scores, days: (rows,). Returns: (rows,).
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Example:
+        >>> rank_within_day([0.2, 0.9, 0.5, 0.1], [1, 1, 2, 2]).tolist()
+        [2, 1, 1, 2]
+    """
+    s, day = np.asarray(scores, dtype=np.float64), np.asarray(days)
+    if s.shape != day.shape:
+        raise ValueError(f"expected days of shape {s.shape}, got {day.shape}")
+    ranks = np.empty(s.size, dtype=np.int64)
+    for rows in _rows_of_days(day):
+        ranks[rows[np.argsort(-s[rows], kind="stable")]] = np.arange(1, rows.size + 1)
+    return ranks
+
+
+def daily_caught(
+    ranks: ArrayLike,
+    labels: ArrayLike,
+    days: ArrayLike,
+    values: ArrayLike,
+    capacities: Sequence[int],
+) -> FloatArray:
+    """Sum the value of the frauds among each day's k highest rows, for several capacities k.
+
+    With amounts as values, and divided by all frauds' amounts, it is the share of the money at
+    risk that k alerts a day would catch; with ones, the recall.
+
+    Shape:
+        ranks: (rows,), see ``rank_within_day``. labels, days, values: (rows,).
+        Returns: (capacities, n_days), the days in ascending order.
+
+    Raises:
+        ValueError: if the shapes differ.
+    """
+    rank, is_fraud = check_labelled(ranks, labels)
+    day, value = np.asarray(days), np.asarray(values, dtype=np.float64)
+    if not rank.shape == day.shape == value.shape:
+        raise ValueError(
+            f"expected days and values of shape {rank.shape}, got {day.shape} and {value.shape}"
+        )
+    distinct, place = np.unique(day, return_inverse=True)
+    rank, place, value = rank[is_fraud], place[is_fraud], value[is_fraud]
+    return np.array(
+        [np.bincount(place, value * (rank <= k), minlength=distinct.size) for k in capacities]
+    )
+
+
+def precision_recall(scores: ArrayLike, labels: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Give precision and recall at each distinct score of a fraud, from the highest score down.
+
+    Shape:
+        scores, labels: (rows,). Returns: two of (steps,); recall ascends to 1.
+
+    Raises:
+        ValueError: if the shapes differ or there is no fraud.
+    """
+    s, is_fraud = check_labelled(scores, labels)
+    if not is_fraud.any():
+        raise ValueError(f"expected at least one fraud in {is_fraud.size} rows, got none")
+    fraud_scores = np.sort(s[is_fraud])
+    at = np.unique(fraud_scores)[::-1]
+    frauds = fraud_scores.size - np.searchsorted(fraud_scores, at)
+    rows = s.size - np.searchsorted(np.sort(s), at)
+    return frauds / rows, frauds / fraud_scores.size
+
+
+def brier_score(probabilities: ArrayLike, labels: ArrayLike) -> float:
+    """Give the mean squared distance of probability and label; 0 is perfect.
+
+    To be read against ``p (1 - p)``, what always saying the share p of frauds would score.
+
+    Shape:
+        probabilities: (rows,), from 0 to 1. labels: (rows,).
+
+    Raises:
+        ValueError: if shapes differ, there are no rows or a probability is out of range.
+
+    Source: Brier, 1950, "Verification of Forecasts Expressed in Terms of Probability". Departure:
+        of the two classes only fraud is counted, which halves it.
+    """
+    p, is_fraud = _check_probabilities(probabilities, labels)
+    return float(((p - is_fraud) ** 2).mean())
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """What was said of rows with like probabilities, and how many of them were fraud."""
+
+    rows: int
+    frauds: int
+    mean_probability: float
+
+    @property
+    def fraud_share(self) -> float:
+        """Share of frauds; in a calibrated bin about the mean probability."""
+        return self.frauds / self.rows
+
+
+def probability_bins(probabilities: ArrayLike, bins: int, *, by_frauds: bool) -> NDArray[np.int64]:
+    """Put rows of like probability into bins; rows of equal probability go into one.
+
+    A bin that ties have left with less than half of its due is joined to the one below.
+
+    Args:
+        probabilities: (rows,), from 0 to 1.
+        bins: How many, at most.
+        by_frauds: Whether each bin is to expect as many frauds as the others, which shows the
+            rare high probabilities; otherwise each has as many rows.
+
+    Shape:
+        Returns: (rows,), from 0, ascending with the probability.
+
+    Raises:
+        ValueError: if ``bins`` is below 1.
+    """
+    if bins < 1:
+        raise ValueError(f"expected at least one bin, got {bins}")
+    distinct, place, counts = np.unique(
+        np.asarray(probabilities, dtype=np.float64), return_inverse=True, return_counts=True
+    )
+    mass = counts * distinct if by_frauds else counts.astype(np.float64)
+    middle = np.cumsum(mass) - mass / 2
+    due = max(float(mass.sum()), np.finfo(float).tiny) / bins
+    _, numbers = np.unique(np.floor(middle / due), return_inverse=True)
+    is_full = np.bincount(numbers, weights=mass) >= due / 2
+    is_full[0] = True
+    joined: NDArray[np.int64] = np.cumsum(is_full) - 1
+    return joined[numbers][place]
+
+
+def reliability(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 10, *, by_frauds: bool = False
+) -> list[Reliability]:
+    """Compare what was said with what was found, bin by bin, see ``probability_bins``.
+
+    Raises:
+        ValueError: if shapes differ, there are no rows, a probability is out of range, or
+            ``bins`` is below 1.
+    """
+    p, is_fraud = _check_probabilities(probabilities, labels)
+    numbers = probability_bins(p, bins, by_frauds=by_frauds)
+    rows, frauds = np.bincount(numbers), np.bincount(numbers, weights=is_fraud)
+    means = np.bincount(numbers, weights=p) / rows
+    return [
+        Reliability(int(n), int(y), float(mean))
+        for n, y, mean in zip(rows, frauds, means, strict=True)
+    ]
+
+
+def expected_calibration_error(
+    probabilities: ArrayLike, labels: ArrayLike, bins: int = 10
+) -> float:
+    """Give the mean distance of what was said from what was found, over bins of as many rows each.
+
+    To be read against the share of frauds: with 1 in 100, an error of 0.01 is as large as saying 0
+    of every row.
+
+    Raises:
+        ValueError: as ``reliability``.
+
+    Source: Nixon et al., 2019, "Measuring Calibration in Deep Learning" (bins of equal counts).
+    """
+    found = reliability(probabilities, labels, bins)
+    total = sum(one.rows for one in found)
+    return sum(one.rows / total * abs(one.fraud_share - one.mean_probability) for one in found)
+
+
+def _check_probabilities(
+    probabilities: ArrayLike, labels: ArrayLike
+) -> tuple[FloatArray, NDArray[np.bool_]]:
+    p, is_fraud = check_labelled(probabilities, labels)
+    if p.size == 0 or p.min() < 0 or p.max() > 1:
+        raise ValueError(f"expected probabilities from 0 to 1, at least one, got {p.size} rows")
+    return p, is_fraud

@@ -12,13 +12,17 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
+from models.boosted import Boosted, BoostedConfig
 from models.calibration import Calibration, CalibrationConfig
 from models.detector import Detector
 from models.ensemble import Ensemble
+from models.hybrid import Hybrid
 from models.preprocessing import PreprocessingConfig, Preprocessor
+from models.probability import Probability
 from models.registry import get_entry
+from models.stacking import Stack
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 DESCRIPTION_FILE = "ensemble.json"
 TENSOR_FILE = "ensemble.safetensors"
 
@@ -57,6 +61,10 @@ def collect_tensors(ensemble: Ensemble) -> dict[str, Tensor]:
     for name, member in ensemble.members.items():
         parts[f"member.{name}"] = member.state_dict()
         parts[f"calibration.{name}"] = ensemble.calibrations[name].state_dict()
+    if ensemble.stack is not None:
+        text = bytearray(ensemble.stack.boosted.dumps().encode())
+        parts["boosted"] = {"text": torch.frombuffer(text, dtype=torch.uint8)}
+        parts["calibration.boosted"] = ensemble.stack.calibration.state_dict()
     return {
         f"{part}/{key}": value for part, state in parts.items() for key, value in state.items()
     }
@@ -64,7 +72,7 @@ def collect_tensors(ensemble: Ensemble) -> dict[str, Tensor]:
 
 def describe(ensemble: Ensemble) -> dict[str, Any]:
     """Give everything but the tensors as JSON values."""
-    scaler = ensemble.history_scaler
+    scaler, stack, probability = ensemble.history_scaler, ensemble.stack, ensemble.probability
     return {
         "format_version": FORMAT_VERSION,
         "preprocessor": describe_preprocessor(ensemble.preprocessor),
@@ -79,7 +87,20 @@ def describe(ensemble: Ensemble) -> dict[str, Any]:
             }
             for name, member in ensemble.members.items()
         },
+        "stack": None if stack is None else describe_stack(stack),
         "threshold": ensemble.threshold,
+        "probability": None if probability is None else probability.describe(),
+    }
+
+
+def describe_stack(stack: Stack) -> dict[str, Any]:
+    """Give a stack's columns and settings as JSON values."""
+    return {
+        "config": asdict(stack.boosted.config),
+        "features": list(stack.boosted.feature_names),
+        "categorical": sorted(stack.boosted.categorical),
+        "calibration": asdict(stack.calibration.config),
+        "hybrid": asdict(stack.hybrid),
     }
 
 
@@ -165,12 +186,9 @@ def rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> Ensemble
         config = make_config(name, entry["config"])
         members[name] = get_entry(name).detector(config, entry["n_features"]).double().eval()
         members[name].load_state_dict(select_part(tensors, f"member.{name}"))
-        knots = select_part(tensors, f"calibration.{name}")
-        settings = CalibrationConfig(**entry["calibration"])
-        calibrations[name] = Calibration(settings, len(knots["knots"]))
-        calibrations[name].load_state_dict(knots)
-    scaler = description["history_scaler"]
-    return Ensemble(
+        calibrations[name] = rebuild_calibration(name, entry["calibration"], tensors)
+    scaler, stack = description["history_scaler"], description["stack"]
+    ensemble = Ensemble(
         rebuild_preprocessor(description["preprocessor"], select_part(tensors, "preprocessor")),
         members,
         calibrations,
@@ -181,8 +199,32 @@ def rebuild(description: dict[str, Any], tensors: dict[str, Tensor]) -> Ensemble
             if scaler is None
             else rebuild_preprocessor(scaler, select_part(tensors, "history_scaler"))
         ),
-        threshold=description["threshold"],
+        stack=None if stack is None else rebuild_stack(stack, tensors),
     )
+    ensemble.threshold = description["threshold"]
+    if description["probability"] is not None:
+        ensemble.probability = Probability.from_description(description["probability"])
+    return ensemble
+
+
+def rebuild_calibration(
+    name: str, config: dict[str, Any], tensors: dict[str, Tensor]
+) -> Calibration:
+    """Put a member's calibration together from its settings and tensors."""
+    knots = select_part(tensors, f"calibration.{name}")
+    calibration = Calibration(CalibrationConfig(**config), len(knots["knots"]))
+    calibration.load_state_dict(knots)
+    return calibration
+
+
+def rebuild_stack(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Stack:
+    """Put a stack together from its description and tensors."""
+    text = select_part(tensors, "boosted")["text"].numpy().tobytes().decode()
+    boosted = Boosted.loads(
+        BoostedConfig(**entry["config"]), entry["features"], entry["categorical"], text
+    )
+    calibration = rebuild_calibration("boosted", entry["calibration"], tensors)
+    return Stack(boosted, calibration, Hybrid(**entry["hybrid"]))
 
 
 def rebuild_preprocessor(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Preprocessor:

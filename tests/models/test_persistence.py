@@ -50,7 +50,7 @@ def test_saving_again_gives_the_same_bytes(saved, tmp_path):
 def test_description_is_sorted_and_versioned(saved):
     text = (saved / DESCRIPTION_FILE).read_text()
     description = json.loads(text)
-    assert description["format_version"] == 2
+    assert description["format_version"] == 3
     assert text == json.dumps(description, indent=2, sort_keys=True) + "\n"
 
 
@@ -71,7 +71,7 @@ def test_truncated_file_is_refused(saved, name):
 
 def test_another_format_version_is_refused(saved):
     change(saved, format_version=99)
-    with pytest.raises(ValueError, match=r"expected format_version 2 in .*, got 99"):
+    with pytest.raises(ValueError, match=r"expected format_version 3 in .*, got 99"):
         load_ensemble(saved)
 
 
