@@ -72,6 +72,50 @@ def _amount_ratios() -> list[Feature]:
     ]
 
 
+def _settled_amounts() -> list[Feature]:
+    kinds = {"mean": "mean", "q90": "0.9 quantile", "max": "largest"}
+    ratios = [
+        _feature(
+            f"amount_to_account_settled_{kind}",
+            "account",
+            "ratio",
+            f"The amount over the {words} of the account's settled amounts: of the 30 days that "
+            "ended one label delay ago, of the most recent 64.",
+            f"amount {{amount:.2f}} is {{value:.1f}} {_TIMES} this account's settled {words}",
+        )
+        for kind, words in kinds.items()
+    ]
+    return [
+        *ratios,
+        _feature(
+            "amount_account_settled_zscore",
+            "account",
+            "standard deviations",
+            "The amount less the mean of the settled amounts, over their standard deviation (at "
+            "least a tenth of the mean).",
+            "amount {amount:.2f} is {value:.1f} standard deviations above this account's settled "
+            "mean",
+        ),
+        _feature(
+            "account_unsettled_max_ratio",
+            "account",
+            "ratio",
+            "The largest of the account's earlier amounts since one label delay ago over the mean "
+            "of its settled ones; 0 if there was none.",
+            f"this account's largest amount of late is {{value:.1f}} {_TIMES} its settled mean, "
+            "usually {usual:.1f}",
+        ),
+        _feature(
+            "account_unsettled_high_amounts",
+            "account",
+            "transactions",
+            "The account's earlier transactions since one label delay ago, of the most recent 64, "
+            f"whose amount was above 2 {_TIMES} the median of its settled ones.",
+            "{value:.0f} high amounts of this account of late, usually {usual:.0f}",
+        ),
+    ]
+
+
 def _high_amounts() -> list[Feature]:
     return [
         _feature(
@@ -119,7 +163,20 @@ def _merchant_windows() -> list[Feature]:
         )
         for days in (7, 28)
     ]
-    return counts + shares + known
+    ordinary = [
+        _feature(
+            f"merchant_ordinary_frauds_{days}d",
+            "label",
+            "frauds",
+            f"Frauds at the merchant that became known in the last {days} days, of transactions of "
+            f"14 days and the label delay, whose amount was below 2 {_TIMES} the median of the "
+            "account's 16 days before: the merchant rather than the account is the reason.",
+            f"{{value:.0f}} frauds of ordinary amounts known at this merchant in {days} d, "
+            "usually {usual:.0f}",
+        )
+        for days in (7, 14)
+    ]
+    return counts + shares + known + ordinary
 
 
 FEATURES: tuple[Feature, ...] = (
@@ -154,6 +211,7 @@ FEATURES: tuple[Feature, ...] = (
         "least a tenth of the mean).",
         "amount {amount:.2f} is {value:.1f} standard deviations above this account's 30-day mean",
     ),
+    *_settled_amounts(),
     _feature(
         "seconds_since_account_transaction",
         "account",
@@ -208,6 +266,14 @@ FEATURES: tuple[Feature, ...] = (
         "d",
         "Time since the merchant's newest known fraud became known, within 30 days.",
         "a fraud at this merchant became known {value:.1f} days ago",
+    ),
+    _feature(
+        "merchant_known_fraud_ratio",
+        "label",
+        "ratio",
+        "The amount of the merchant's newest known fraud, of 14 days and the label delay, over the "
+        "median of that account's 16 days before.",
+        f"the last fraud known at this merchant was {{value:.1f}} {_TIMES} that account's median",
     ),
     _feature(
         "days_since_merchant_known_genuine",
@@ -305,6 +371,11 @@ LEAN_FEATURES: tuple[str, ...] = (
     "merchant_fraud_share_1d",
     "merchant_fraud_share_7d",
     "merchant_fraud_share_30d",
+)
+
+# For trees that learn from labels: everything but the place, which few sources have.
+BOOSTED_FEATURES: tuple[str, ...] = tuple(
+    feature.name for feature in FEATURES if feature.group != "place"
 )
 
 

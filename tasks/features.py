@@ -8,7 +8,8 @@ Laws (property-tested in ``tests/tasks/test_features.py``):
 - Nothing looks back further than 30 days (merchant counts: 30 days before the label delay), so a
   call for one day with only ``lookback_days`` of history gives bit for bit what one for all days
   gives.
-- The order of the input rows, and other accounts' and merchants' rows, do not matter.
+- The order of the input rows, and other accounts' and merchants' rows, do not matter; but for what
+  known frauds at a merchant were to their accounts (``label_features.NEEDS_ACCOUNTS``).
 """
 
 from collections.abc import Iterable
@@ -21,6 +22,7 @@ import polars as pl
 
 from tasks.feature_catalog import (
     BOOK_FEATURES,
+    BOOSTED_FEATURES,
     FEATURES,
     LEAN_FEATURES,
     Feature,
@@ -44,10 +46,11 @@ from tasks.transaction_features import (
     Merchants,
     is_mapped,
 )
-from tasks.windows import DAY, IntArray, to_fixed_point
+from tasks.windows import DAY, NEVER, IntArray, to_fixed_point
 
 __all__ = [
     "BOOK_FEATURES",
+    "BOOSTED_FEATURES",
     "FEATURES",
     "KEY_COLUMNS",
     "LEAN_FEATURES",
@@ -128,7 +131,7 @@ def compute_features(
         rows, targets["row"].to_numpy(), _known_statements(labels, rows, (since, last), wanted)
     )
     with ThreadPoolExecutor(2) as pool:  # NumPy and Polars release the GIL
-        by_account = pool.submit(_account_columns, ledger, frauds, genuine, wanted)
+        by_account = pool.submit(_account_columns, ledger, delay, (frauds, genuine), wanted)
         by_merchant = pool.submit(_merchant_columns, ledger, delay, (frauds, genuine), wanted)
         columns = by_account.result() | by_merchant.result()
     return _assemble(targets, columns, wanted, time_zone)
@@ -174,22 +177,35 @@ def _encode(
         slots=slots,
         frame=rows,
     )
+    own = _own_transactions(known, rows)
     times: tuple[IntArray, IntArray] = (known["known"].to_numpy(), known["replaced"].to_numpy())
-    arrays = (*times, accounts[n:], merchants[n:])
+    arrays = (*times, accounts[n:], merchants[n:], *own)
     is_fraud = known["is_fraud"].to_numpy()
     frauds = Statements(*(array[is_fraud] for array in arrays))
     return ledger, frauds, Statements(*(array[~is_fraud] for array in arrays))
 
 
+def _own_transactions(known: pl.DataFrame, rows: pl.DataFrame) -> tuple[IntArray, IntArray]:
+    """Give when each statement's own transaction was (-NEVER if not among the rows), and its amount."""
+    own = rows.filter(pl.col("transaction_id").is_in(known["transaction_id"].implode())).select(
+        "transaction_id", at=pl.col("occurred_at").dt.timestamp("us"), spent="amount"
+    )
+    joined = known.select("transaction_id").join(
+        own, on="transaction_id", how="left", maintain_order="left"
+    )
+    spent = joined["spent"].cast(pl.Float64).fill_null(0.0)
+    return joined["at"].fill_null(-NEVER).to_numpy(), to_fixed_point(spent.to_numpy())
+
+
 def _account_columns(
-    ledger: Ledger, frauds: Statements, genuine: Statements, wanted: list[str]
+    ledger: Ledger, delay: int, statements: tuple[Statements, Statements], wanted: list[str]
 ) -> dict[str, Column]:
     own = [name for name in wanted if name in ACCOUNT_CALCULATORS]
     labelled = [name for name in wanted if name in ACCOUNT_LABEL_CALCULATORS]
     if not own + labelled:
         return {}
-    view = Accounts(ledger)
-    known = KnownLabels(view.rows, frauds, genuine, "accounts", ledger.n_accounts)
+    view = Accounts(ledger, delay)
+    known = KnownLabels(*statements, view)
     put = view.rows.in_output_order
     columns = {name: put(ACCOUNT_CALCULATORS[name](view)) for name in own}
     return columns | {name: put(ACCOUNT_LABEL_CALCULATORS[name](view, known)) for name in labelled}
@@ -203,7 +219,7 @@ def _merchant_columns(
     if not own + labelled:
         return {}
     view = Merchants(ledger, delay)
-    known = KnownLabels(view.rows, *statements, "merchants", ledger.n_merchants)
+    known = KnownLabels(*statements, view)
     put = view.rows.in_output_order
     columns = {name: put(MERCHANT_CALCULATORS[name](view)) for name in own}
     return columns | {

@@ -1,11 +1,11 @@
 """Fit the ensemble as of a day: on the days whose labels are known by then, and on nothing later."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date
 
 import polars as pl
-import torch
 
 from models.ensemble import window_of
 from models.ensemble_fit import (
@@ -17,18 +17,23 @@ from models.ensemble_fit import (
     fit_ensemble,
 )
 from models.registry import REGISTRY
-from models.threshold import split_by_day, threshold_for_capacity
-from models.weights import LEAST_FRAUDS, learn_weights
+from models.stack_fit import StackConfig
 from tasks.explain import usual_values
+from tasks.feature_catalog import feature_names
+from tasks.flagging import choose_threshold
 from tasks.history import HISTORY_CHANNELS
+from tasks.review_settings import QueueSettings
+from tasks.stack import Trial, add_probability, held_out_rows, try_stack
 from tasks.tensors import Encoding, history_of
 from tasks.tracking import Bundle, TrainingRecord
 from tasks.train_settings import TrainSettings
 from tasks.training_data import (
     FeatureRequest,
     TrainingData,
-    TrainingSpan,
+    choose_span,
     load_training_data,
+    require_no_disguise,
+    tree_features,
 )
 from warehouse.connection import Lake
 from warehouse.errors import ModelMissingError, SettingsError
@@ -48,10 +53,11 @@ class Training:
 
 @dataclass(frozen=True)
 class Fitted:
-    """A bundle and the report of each member's training."""
+    """A bundle, the report of each member's training, and whether boosted trees joined them."""
 
     bundle: Bundle
     reports: FitReports
+    trial: Trial
 
 
 def fit_as_of(
@@ -60,7 +66,7 @@ def fit_as_of(
     as_of: date,
     request: FeatureRequest,
     *,
-    capacity: int,
+    queue: QueueSettings,
     device: str,
     fit_each: FitEach = map,
 ) -> Training:
@@ -72,13 +78,14 @@ def fit_as_of(
     """
     snapshot = lake.snapshot_id()
     require_meaning(settings)
-    span = TrainingSpan.of(settings, as_of, request.known_after_days)
+    span = choose_span(lake, settings, as_of, request)
     data = load_training_data(lake, settings, span, request, window=window_for(settings))
-    fitted = fit_data(data, settings, capacity=capacity, device=device, fit_each=fit_each)
+    fitted = fit_data(data, settings, queue=queue, device=device, fit_each=fit_each)
     parameters = {
         **settings.model_dump(mode="json"),
         "first_day": span.first,
         "first_held_out_day": data.split,
+        "first_validation_day": data.validation[0],
         "last_day": span.last,
         "snapshot_id": snapshot,
         "weights": fitted.bundle.ensemble.weights,
@@ -96,15 +103,16 @@ def fit_data(
     data: TrainingData,
     settings: TrainSettings,
     *,
-    capacity: int,
+    queue: QueueSettings,
     device: str,
     fit_each: FitEach = map,
 ) -> Fitted:
-    """Fit the ensemble, its weights and its threshold.
+    """Fit the ensemble, its weights, its threshold and, where labels allow, its boosted trees.
 
-    Members learn from the training rows. The genuine held-out rows stop training and calibrate;
-    all of them choose the threshold that fills the daily capacity and, where enough of them are
-    known to be frauds, the members' weights.
+    Members learn from the training rows. The genuine held-out rows stop training and calibrate.
+    The earlier half of the held-out days tunes what learns from labels: the members' weights, once
+    enough frauds are known, and the trees. The later half, the validation days, says whether the
+    trees join, and what probability a score stands for. All held-out rows choose the threshold.
 
     Raises:
         ModelMissingError: if there are too few rows.
@@ -114,7 +122,10 @@ def fit_data(
     train, held_out = data.train, data.held_out
     genuine = held_out.filter(~pl.col("is_fraud"))
     _require_rows(train, genuine, data.split)
-    encoding = Encoding.fit(train, settings.all_features())
+    trees = _trees(data, settings)
+    names = list(dict.fromkeys([*settings.all_features(), *trees]))
+    require_no_disguise(data.frame, sorted(set(names) - set(feature_names())))
+    encoding = Encoding.fit(train, names)
     ensemble, reports = fit_ensemble(
         _training_rows(encoding, train, data.events),
         _training_rows(encoding, genuine, data.events),
@@ -124,18 +135,38 @@ def fit_data(
         device=device,
         fit_each=fit_each,
     )
-    rows = _training_rows(encoding, held_out, data.events)
-    members = ensemble.member_scores(rows.x, history=rows.history)
+    rows = held_out_rows(data, encoding, ensemble)
     ensemble.to("cpu")
-    is_fraud = torch.from_numpy(held_out["is_fraud"].to_numpy(writable=True))
-    if settings.weighting == "learned" and int(is_fraud.sum()) >= LEAST_FRAUDS:
-        weights = learn_weights(members, is_fraud)
-        ensemble.weights = dict(zip(ensemble.member_names, weights.tolist(), strict=True))
-    days = torch.from_numpy(held_out["event_date"].to_physical().to_numpy(writable=True))
-    scores = ensemble.combine(members)
-    ensemble.threshold = threshold_for_capacity(split_by_day(scores, days), capacity)
+    config = _stack_config(data, settings, encoding, trees, queue.capacity)
+    trial = try_stack(data, settings, encoding, ensemble, rows, config)
+    scores = ensemble.combine(trial.member_scores)
+    add_probability(ensemble, data, rows, scores)
+    ensemble.threshold = choose_threshold(scores, rows.all.days, rows.all.is_fraud, queue)
     usual = usual_values(train, encoding.feature_names, set(encoding.vocabularies))
-    return Fitted(Bundle(ensemble, encoding, usual, capacity), reports)
+    return Fitted(Bundle(ensemble, encoding, usual, queue.capacity), reports, trial)
+
+
+def _trees(data: TrainingData, settings: TrainSettings) -> list[str]:
+    """Give what the boosted trees see: what some row has a value of."""
+    names = tree_features(data.frame, settings)
+    return [name for name in names if data.frame[name].null_count() < data.frame.height]
+
+
+def _stack_config(
+    data: TrainingData,
+    settings: TrainSettings,
+    encoding: Encoding,
+    trees: Sequence[str],
+    capacity: int,
+) -> StackConfig:
+    return StackConfig(
+        features=trees,
+        categorical=sorted(set(encoding.vocabularies) & set(trees)),
+        member_scores=settings.ensemble.member_scores,
+        capacity=capacity,
+        are_all_labelled=not data.is_selective,
+        reserved_share=settings.ensemble.reserved_share,
+    )
 
 
 def _training_rows(
@@ -203,13 +234,21 @@ def _record(
         "rows": data.rows,
         "known_frauds": data.known_frauds,
         "threshold": fitted.bundle.ensemble.threshold or 0.0,
+        **fitted.trial.metrics,
     } | {f"seconds.{name}": report.seconds for name, report in reports.items()}
     curves = {
         f"{kind}_loss.{name}": getattr(report, f"{kind}_losses")
         for name, report in reports.items()
         for kind in ("train", "validation")
     }
-    tags = {"code_version": code_version(), "data_digest": data.digest}
+    tags = {
+        "code_version": code_version(),
+        "data_digest": data.digest,
+        "validation_first_day": data.validation[0].isoformat(),
+        "validation_last_day": data.validation[-1].isoformat(),
+        "mode": fitted.trial.mode,
+        "mode_reason": fitted.trial.reason,
+    }
     if reports.failures:
         tags["failed_members"] = "; ".join(f"{k}: {v}" for k, v in reports.failures.items())
     return TrainingRecord(as_of, parameters, metrics, curves, tags)

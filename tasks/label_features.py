@@ -15,8 +15,26 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
-from tasks.transaction_features import HISTORY_DAYS, Accounts, Merchants
-from tasks.windows import DAY, NEVER, FloatArray, IntArray, Rows, Timeline
+from tasks.transaction_features import (
+    HIGH_HISTORY_DAYS,
+    HIGH_HISTORY_ROWS,
+    HISTORY_DAYS,
+    UNUSUAL_RATIO,
+    Accounts,
+    Merchants,
+    ratio,
+)
+from tasks.windows import (
+    DAY,
+    NEVER,
+    RECENT,
+    FloatArray,
+    IntArray,
+    Rows,
+    Timeline,
+    quantile_of_sorted,
+    sorted_recent,
+)
 
 _COLUMNS = (
     "event_date",
@@ -31,32 +49,40 @@ _MOMENT = pl.duration(microseconds=1)
 
 
 class Statements(NamedTuple):
-    """Statements, and when the transaction's next statement replaces each (NEVER if none does)."""
+    """Statements; when the transaction's next one replaces each (NEVER if none does).
+
+    ``occurred`` and ``amounts`` are the transaction's own, -NEVER and 0 where it is too old to be
+    at hand.
+    """
 
     known: IntArray
     replaced: IntArray
     accounts: IntArray
     merchants: IntArray
+    occurred: IntArray
+    amounts: IntArray
 
 
 class KnownLabels:
     """What was known of entities' transactions, asked at the times of one set of rows.
 
     Args:
-        rows: The rows to describe, by the same entity.
         frauds: Statements that say fraud. genuine: Statements that say genuine.
-        entity: Which of their codes to go by, ``accounts`` or ``merchants``.
-        n_codes: Number of entities that may be asked for.
+        view: The view that the rows are of; it says by which entity.
     """
 
     def __init__(
-        self, rows: Rows, frauds: Statements, genuine: Statements, entity: str, n_codes: int
+        self, frauds: Statements, genuine: Statements, view: Accounts | Merchants
     ) -> None:
         """Sort the frauds; the genuine ones only once they are needed."""
-        self._rows = rows
-        self._n_codes = n_codes
-        self.frauds = Timeline(getattr(frauds, entity), frauds.known, n_codes)
+        entity = "accounts" if isinstance(view, Accounts) else "merchants"
+        self._rows = view.rows
+        self._ledger = view.ledger
+        self._delay = view.delay
+        self._n_codes = getattr(view.ledger, f"n_{entity}")
+        self.frauds = Timeline(getattr(frauds, entity), frauds.known, self._n_codes)
         self._replaced = frauds.replaced[self.frauds.order]
+        self._statements = frauds
         self._genuine = genuine
         self._entity = entity
 
@@ -69,6 +95,54 @@ class KnownLabels:
         """Count the frauds that became known in (t - days, t] and still hold at t."""
         ends = np.minimum(self._replaced, self.frauds.times + days * DAY)
         return self._count_open(ends)
+
+    @cached_property
+    def ratios(self) -> FloatArray:
+        """Give each fraud's amount over the account's usual one, the median of its 16 days before.
+
+        NaN where the account has fewer than 3 transactions in them.
+        """
+        frauds = Statements(*(values[self.frauds.order] for values in self._statements))
+        ledger = self._ledger
+        line = Timeline(ledger.accounts, ledger.times, ledger.n_accounts)
+        amounts = ledger.amounts[line.order]
+        high = line.position(frauds.accounts, frauds.occurred - 1)
+        low = line.position(frauds.accounts, frauds.occurred - HIGH_HISTORY_DAYS * DAY)
+        low = np.maximum(low, high - RECENT)
+        out = np.full(len(high), np.nan)
+        for rows, matrix in sorted_recent(amounts, low, high):
+            count = (high - low)[rows]
+            usual = quantile_of_sorted(matrix, count, 0.5)
+            told = ratio(frauds.amounts[rows], usual)
+            out[rows] = np.where(count >= HIGH_HISTORY_ROWS, told, np.nan)
+        return out
+
+    @cached_property
+    def compared_until(self) -> IntArray:
+        """Give until when each fraud is recent enough for the account's days before to be at hand.
+
+        14 days and the label delay after its transaction, so that with the 16 days before it
+        nothing older than 30 days and the delay is looked at.
+        """
+        occurred = self._statements.occurred[self.frauds.order]
+        return occurred + self._delay + (HISTORY_DAYS - HIGH_HISTORY_DAYS) * DAY
+
+    def count_ordinary(self, days: int) -> IntArray:
+        """Count the recent frauds of ``count`` whose amount was not unusual for the account."""
+        line = self.frauds
+        ends = np.minimum(self._replaced, line.times + days * DAY)
+        ends = np.minimum(ends, self.compared_until)
+        is_ordinary = ~(self.ratios >= UNUSUAL_RATIO)
+        return self._count_open(np.where(is_ordinary, np.maximum(ends, line.times), line.times))
+
+    def newest_ratio(self) -> FloatArray:
+        """Give the ratio of the entity's newest known fraud if it still holds and is recent."""
+        rows = self._rows
+        place = self.frauds.position(rows.codes, rows.times) - 1
+        since = self.frauds.position(rows.codes, rows.times - HISTORY_DAYS * DAY)
+        until = np.minimum(self._replaced, self.compared_until)
+        is_there = (place >= since) & (np.append(until, -NEVER)[place] > rows.times)
+        return np.where(is_there, np.append(self.ratios, np.nan)[place], np.nan)
 
     def run(self) -> IntArray:
         """Count the frauds known since the entity's last genuine statement, within 30 days."""
@@ -133,7 +207,8 @@ def read_statements(
         all_labels: Whether statements of transactions never called fraud are wanted, too.
 
     Returns:
-        ``account_id``, ``merchant_id``, ``is_fraud``, ``known``, ``replaced`` (microseconds).
+        ``transaction_id``, ``account_id``, ``merchant_id``, ``is_fraud``, ``known``, ``replaced``
+        (microseconds).
     """
     known = pl.col("known_at").dt.timestamp("us").alias("known")
     labels = (
@@ -151,7 +226,7 @@ def read_statements(
     )
     is_same = pl.col("transaction_id").shift(-1) == pl.col("transaction_id")
     replaced = pl.when(is_same).then(known.shift(-1)).otherwise(NEVER).alias("replaced")
-    columns = (pl.col("account_id", "merchant_id", "is_fraud"), known)
+    columns = (pl.col("transaction_id", "account_id", "merchant_id", "is_fraud"), known)
     statements = ordered.select(*columns, replaced)
     if not all_labels:
         return statements
@@ -178,6 +253,10 @@ def _fraud_share(merchants: Merchants, known: KnownLabels, days: int) -> FloatAr
     return np.where(count > 0, np.minimum(frauds / np.maximum(count, 1), 1.0), 0.0)
 
 
+def _ordinary_frauds(_: Merchants, known: KnownLabels, days: int) -> IntArray:
+    return known.count_ordinary(days)
+
+
 def _known_frauds(_: Accounts | Merchants, known: KnownLabels, days: int) -> IntArray:
     return known.count(days)
 
@@ -187,6 +266,11 @@ MERCHANT_LABEL_CALCULATORS: dict[
 ] = {
     **{f"merchant_fraud_share_{days}d": partial(_fraud_share, days=days) for days in (1, 7, 30)},
     **{f"merchant_known_frauds_{days}d": partial(_known_frauds, days=days) for days in (7, 28)},
+    **{
+        f"merchant_ordinary_frauds_{days}d": partial(_ordinary_frauds, days=days)
+        for days in (7, 14)
+    },
+    "merchant_known_fraud_ratio": lambda _, known: known.newest_ratio(),
     "days_since_merchant_known_fraud": lambda _, known: known.days_since_fraud(),
     "days_since_merchant_known_genuine": lambda _, known: known.days_since_genuine(),
     "merchant_fraud_run": lambda _, known: known.run(),
@@ -203,5 +287,14 @@ NEEDS_GENUINE = frozenset(
         "days_since_merchant_known_genuine",
         "merchant_fraud_run",
         "days_since_merchant_fraud_run_began",
+    }
+)
+
+# of what is known of a merchant, what depends on its customers' payments elsewhere
+NEEDS_ACCOUNTS = frozenset(
+    {
+        "merchant_ordinary_frauds_7d",
+        "merchant_ordinary_frauds_14d",
+        "merchant_known_fraud_ratio",
     }
 )

@@ -7,6 +7,7 @@ never write into each other's.
 import json
 import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -205,6 +206,17 @@ class Registry:
         """Point an alias (``champion``, ``challenger``) at a version."""
         self.client.set_registered_model_alias(MODEL_NAME, alias, version)
 
+    def drop_alias(self, alias: str) -> None:
+        """Let an alias point at nothing."""
+        self.client.delete_registered_model_alias(MODEL_NAME, alias)
+
+    def keep_report(self, model: RegisteredModel, file: Path) -> None:
+        """Put a copy of a page among the artifacts of the run that trained a model."""
+        folder = self._artifacts / model.run_id / "artifacts/reports"
+        with writing_to(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(file, folder / file.name)
+
     def versions(self) -> list[RegisteredModel]:
         """List the registered versions, newest first."""
         if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
@@ -268,16 +280,23 @@ def _as_registered(version: "ModelVersion", aliases: Mapping[str, object]) -> Re
 def score_frame(
     bundle: Bundle, frame: pl.DataFrame, events: pl.DataFrame | None = None
 ) -> pl.DataFrame:
-    """Score feature rows: ``score``, and ``member.NAME`` for each member, in row order.
+    """Score feature rows: ``score``, ``member.NAME`` for each member, and ``probability``.
+
+    Rows are in their order; ``probability`` is there where the model knew enough frauds.
 
     Args:
         bundle: The model.
         frame: Feature rows; with ``history_end`` and ``history_count`` where there are events.
         events: What these point into; without, each row counts as its account's first.
     """
-    x = bundle.encoding.matrix(frame)
-    members = bundle.ensemble.member_scores(x, history=history_of(frame, events))
-    columns = {"score": bundle.ensemble.combine(members).cpu().numpy()}
-    for position, name in enumerate(bundle.ensemble.member_names):
+    ensemble = bundle.ensemble
+    members = ensemble.member_scores(
+        bundle.encoding.matrix(frame), history=history_of(frame, events)
+    )
+    score = ensemble.combine(members).cpu()
+    columns = {"score": score.numpy()}
+    for position, name in enumerate(ensemble.member_names):
         columns[f"member.{name}"] = members[:, position].cpu().numpy()
+    if ensemble.probability is not None:
+        columns["probability"] = ensemble.probability.forward(score).numpy()
     return pl.DataFrame(columns).cast(pl.Float64)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from tasks.feature_catalog import LEAN_FEATURES
+from tasks.feature_catalog import BOOSTED_FEATURES, LEAN_FEATURES
 
 DEFAULT_MEMBERS = (
     "autoencoder",
@@ -19,6 +19,27 @@ DEFAULT_MEMBERS = (
     "transformer",
     "vae",
 )
+
+
+class EnsembleSettings(BaseModel):
+    """Whether boosted trees that learn from labels join the detectors."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: Literal["auto", "unsupervised", "stacked"] = Field(
+        "auto", description="auto: the trees join where they win on the validation days."
+    )
+    features: tuple[str, ...] = Field(
+        BOOSTED_FEATURES,
+        min_length=1,
+        description="What the trees see, as far as the data have it.",
+    )
+    member_scores: bool = Field(
+        False, description="Whether the trees also see the members' scores."
+    )
+    reserved_share: float = Field(
+        0.1, ge=0, le=0.9, description="Least share of the capacity for what only members find."
+    )
 
 
 class TrainSettings(BaseModel):
@@ -40,6 +61,7 @@ class TrainSettings(BaseModel):
     max_rows: int = Field(
         300_000, ge=100, description="Training rows, about; more are sampled down."
     )
+    ensemble: EnsembleSettings = EnsembleSettings()
     seed: int = 0
 
     def all_features(self) -> tuple[str, ...]:

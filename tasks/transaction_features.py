@@ -31,6 +31,7 @@ from tasks.windows import (
 
 HISTORY_DAYS = 30  # how far back anything looks
 HIGH_RATIO = 3.0  # an amount this many times the usual one counts as high
+UNUSUAL_RATIO = 2.0  # an amount this many times the usual one does not pass for ordinary
 HIGH_HISTORY_DAYS = 16  # with the longest count, 14 days, this makes HISTORY_DAYS
 HIGH_HISTORY_ROWS = 3  # fewer earlier rows say nothing about what is usual
 SPREAD_FLOOR = 0.1  # share of the mean below which a standard deviation is not believed
@@ -87,8 +88,12 @@ def seconds_since_previous(rows: Rows) -> FloatArray:
 class Accounts:
     """The rows to describe in order of account and time, with what is known of each account."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        """Sort the ledger by account and time; at one instant by amount and identifier."""
+    def __init__(self, ledger: Ledger, delay: int) -> None:
+        """Sort the ledger by account and time; at one instant by amount and identifier.
+
+        ``delay`` is the label delay in microseconds.
+        """
+        self.delay = delay
         timeline = Timeline(ledger.accounts, ledger.times, ledger.n_accounts)
         tied = timeline.order[timeline.tied()]
         if len(tied):
@@ -128,10 +133,59 @@ class Accounts:
     @cached_property
     def history_quantiles(self) -> dict[float, FloatArray]:
         """Median, 0.9 quantile and maximum of the history's amounts; 0 without history."""
-        out = {share: np.empty(len(self.amount)) for share in (0.5, 0.9, 1.0)}
-        for rows, matrix in sorted_recent(self.amounts, *self.history):
+        return self._quantiles(*self.history)
+
+    @cached_property
+    def settled(self) -> tuple[IntArray, IntArray]:
+        """Positions of the rows of 30 days that ended one label delay ago, the last 64 of them.
+
+        By now a fraud among them is known, so what they call usual is not the fraud's own doing.
+        """
+        high = self.rows.bound(self.delay)
+        return np.maximum(self.rows.bound(self.delay + HISTORY_DAYS * DAY), high - RECENT), high
+
+    @cached_property
+    def settled_count(self) -> IntArray:
+        """Rows in the settled history."""
+        return self.settled[1] - self.settled[0]
+
+    @cached_property
+    def settled_sum(self) -> IntArray:
+        """Sum of the settled history's amounts."""
+        return self.sums[self.settled[1]] - self.sums[self.settled[0]]
+
+    @cached_property
+    def settled_mean(self) -> FloatArray:
+        """Mean of the settled history's amounts; 0 where there is none."""
+        return self.settled_sum / np.maximum(self.settled_count, 1)
+
+    @cached_property
+    def settled_quantiles(self) -> dict[float, FloatArray]:
+        """Median, 0.9 quantile and maximum of the settled history's amounts; 0 without any."""
+        return self._quantiles(*self.settled)
+
+    @cached_property
+    def unsettled_high(self) -> tuple[FloatArray, FloatArray]:
+        """Of the earlier rows since one label delay ago, the last 64, the largest amount.
+
+        And how many are above twice the settled median.
+        """
+        high = self.rows.bound(1)
+        low = np.minimum(np.maximum(self.rows.bound(self.delay), high - RECENT), high)
+        least = UNUSUAL_RATIO * self.settled_quantiles[0.5]
+        largest, count = np.zeros(len(low)), np.zeros(len(low))
+        for rows, matrix in sorted_recent(self.amounts, low, high):
+            n = high[rows] - low[rows]
+            largest[rows] = quantile_of_sorted(matrix, n, 1.0)
+            is_row = np.arange(RECENT) < n[:, None]
+            count[rows] = (is_row & (matrix > least[rows, None])).sum(axis=1)
+        return largest, count
+
+    def _quantiles(self, low: IntArray, high: IntArray) -> dict[float, FloatArray]:
+        out = {share: np.empty(len(low)) for share in (0.5, 0.9, 1.0)}
+        for rows, matrix in sorted_recent(self.amounts, low, high):
             for share, values in out.items():
-                values[rows] = quantile_of_sorted(matrix, self.history_count[rows], share)
+                values[rows] = quantile_of_sorted(matrix, (high - low)[rows], share)
         return out
 
     @cached_property
@@ -203,6 +257,7 @@ class Merchants:
         """Sort the ledger by merchant and time; ``delay`` is in microseconds."""
         timeline = Timeline(ledger.merchants, ledger.times, ledger.n_merchants)
         self.delay = delay
+        self.ledger = ledger
         self.rows = Rows(timeline, ledger.slots)
         self.amounts = ledger.amounts[timeline.order]
         self.amount = self.amounts[self.rows.picked]
@@ -265,6 +320,23 @@ def _to_quantile(view: Accounts, share: float) -> FloatArray:
 def _account_zscore(view: Accounts) -> FloatArray:
     squares = view.squares.between(*view.history)
     return zscore(view.amount, view.history_sum, squares, view.history_count)
+
+
+def _settled_zscore(view: Accounts) -> FloatArray:
+    squares = view.squares.between(*view.settled)
+    return zscore(view.amount, view.settled_sum, squares, view.settled_count)
+
+
+def _to_settled_quantile(view: Accounts, share: float) -> FloatArray:
+    return ratio(view.amount, view.settled_quantiles[share])
+
+
+def _unsettled_max_ratio(view: Accounts) -> FloatArray:
+    return ratio(view.unsettled_high[0], view.settled_mean)
+
+
+def _unsettled_high_count(view: Accounts) -> FloatArray:
+    return np.where(view.settled_count >= HIGH_HISTORY_ROWS, view.unsettled_high[1], np.nan)
 
 
 def _high_count(view: Accounts, days: int) -> IntArray:
@@ -350,6 +422,12 @@ ACCOUNT_CALCULATORS: dict[str, Callable[[Accounts], FloatArray | IntArray]] = {
     "amount_to_account_q90_30d": partial(_to_quantile, share=0.9),
     "amount_to_account_max_30d": partial(_to_quantile, share=1.0),
     "amount_account_zscore_30d": _account_zscore,
+    "amount_to_account_settled_mean": lambda view: ratio(view.amount, view.settled_mean),
+    "amount_to_account_settled_q90": partial(_to_settled_quantile, share=0.9),
+    "amount_to_account_settled_max": partial(_to_settled_quantile, share=1.0),
+    "amount_account_settled_zscore": _settled_zscore,
+    "account_unsettled_max_ratio": _unsettled_max_ratio,
+    "account_unsettled_high_amounts": _unsettled_high_count,
     "seconds_since_account_transaction": lambda view: seconds_since_previous(view.rows),
     "is_new_merchant_30d": _is_new_merchant,
     **{f"account_merchants_{days}d": partial(_distinct_merchants, days=days) for days in (7, 30)},

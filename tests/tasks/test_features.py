@@ -15,6 +15,7 @@ from polars.testing import assert_frame_equal
 from tasks.feature_catalog import FEATURES as CATALOG
 from tasks.features import (
     BOOK_FEATURES,
+    BOOSTED_FEATURES,
     FEATURES,
     KEY_COLUMNS,
     LEAN_FEATURES,
@@ -26,6 +27,7 @@ from tasks.features import (
 from tasks.label_features import (
     ACCOUNT_LABEL_CALCULATORS,
     MERCHANT_LABEL_CALCULATORS,
+    NEEDS_ACCOUNTS,
     NEEDS_GENUINE,
 )
 from tasks.transaction_features import ACCOUNT_CALCULATORS, MERCHANT_CALCULATORS
@@ -177,7 +179,26 @@ def genuine_statements(labels, transactions, at):
     return times
 
 
-def oracle_account(row, transactions):
+def oracle_settled(row, own, delay):
+    """What was settled one label delay ago, and what came since."""
+    at, amount = row["occurred_at"], row["amount"]
+    until = at - delay * DAYS
+    own = sorted(own, key=lambda r: (r["occurred_at"], r["amount"]))
+    settled = [r["amount"] for r in own if until - 30 * DAYS < r["occurred_at"] <= until][-64:]
+    late = [r["amount"] for r in own if until < r["occurred_at"] < at][-64:]
+    out = {"amount_account_settled_zscore": oracle_zscore(amount, settled)}
+    if settled:
+        out["amount_to_account_settled_mean"] = amount / mean(settled)
+        out["amount_to_account_settled_q90"] = amount / float(np.quantile(settled, 0.9))
+        out["amount_to_account_settled_max"] = amount / max(settled)
+        out["account_unsettled_max_ratio"] = max(late, default=0) / mean(settled)
+    if len(settled) >= 3:
+        high = [a for a in late if a > 2 * statistics.median(settled)]
+        out["account_unsettled_high_amounts"] = len(high)
+    return out
+
+
+def oracle_account(row, transactions, delay):
     at, amount = row["occurred_at"], row["amount"]
     own = [r for r in transactions if r["account_id"] == row["account_id"]]
 
@@ -216,7 +237,7 @@ def oracle_account(row, transactions):
         out[f"account_merchants_{days}d"] = len({r["merchant_id"] for r in within(days)})
     for days in (1, 3, 7, 14):
         out[f"account_high_amounts_{days}d"] = sum(map(is_high, within(days)))
-    return out | oracle_place(row, within(30), history)
+    return out | oracle_settled(row, own, delay) | oracle_place(row, within(30), history)
 
 
 def oracle_zscore(amount, earlier):
@@ -298,12 +319,39 @@ def oracle_labels(row, transactions, labels, counts):
     return out
 
 
+def oracle_fraud_ratios(row, transactions, labels, delay):
+    """The merchant's recent known frauds, beside what their accounts usually spent before."""
+    at = row["occurred_at"]
+    occurred = {r["transaction_id"]: r for r in transactions}
+    known = {}
+    for known_at, is_fraud, label in held_at(labels, transactions, at):
+        own = occurred[label["transaction_id"]]
+        if is_fraud and label["merchant_id"] == row["merchant_id"]:
+            before = [
+                r["amount"]
+                for r in transactions
+                if r["account_id"] == own["account_id"]
+                and own["occurred_at"] - 16 * DAYS < r["occurred_at"] < own["occurred_at"]
+            ]
+            told = own["amount"] / statistics.median(before) if len(before) >= 3 else None
+            is_recent = own["occurred_at"] > at - (delay + 14) * DAYS
+            known[label["transaction_id"]] = (known_at, told, is_recent)
+    out = {}
+    for days in (7, 14):
+        out[f"merchant_ordinary_frauds_{days}d"] = sum(
+            is_recent and known_at > at - days * DAYS and (told is None or told < 2)
+            for known_at, told, is_recent in known.values()
+        )
+    return out
+
+
 def oracle(transactions, labels, delay=DELAY):
     rows = []
     for row in sorted(transactions, key=lambda r: (r["event_date"], r["transaction_id"])):
         counts = oracle_merchant(row, transactions, delay)
-        values = oracle_account(row, transactions) | counts
-        rows.append(values | oracle_labels(row, transactions, labels, counts))
+        values = oracle_account(row, transactions, delay) | counts
+        values |= oracle_labels(row, transactions, labels, counts)
+        rows.append(values | oracle_fraud_ratios(row, transactions, labels, delay))
     return rows
 
 
@@ -312,7 +360,10 @@ def oracle(transactions, labels, delay=DELAY):
 def test_features_agree_with_their_definitions_row_by_row(history, delay):
     found = compute(*frames(*history), label_delay_days=delay).to_dicts()
     expected = oracle(*history, delay=delay)
-    untested = {"days_since_merchant_fraud_run_began"}  # see the test of runs
+    untested = {  # see the tests of runs and of ratios
+        "days_since_merchant_fraud_run_began",
+        "merchant_known_fraud_ratio",
+    }
     for row, values in zip(found, expected, strict=True):
         for name in set(feature_names()) - untested:
             value = values.get(name)
@@ -394,6 +445,7 @@ def test_other_entities_do_not_matter(entity, history):
         if of_account
         else (*MERCHANT_CALCULATORS, *MERCHANT_LABEL_CALCULATORS)
     )
+    own = sorted({*own} - NEEDS_ACCOUNTS)
     together = compute(transactions, labels, names=own).filter(chosen)
     alone = compute(transactions.filter(chosen), labels.filter(chosen), names=own)
     shared = [name for name in together.columns if name in alone.columns]
@@ -491,6 +543,34 @@ def test_a_run_counts_from_the_last_genuine_statement():
     assert found["days_since_merchant_fraud_run_began"].to_list() == began
 
 
+def test_a_fraud_of_an_ordinary_amount_points_at_the_merchant():
+    """Of two merchants with a known fraud each, one saw a thief's amounts, the other ordinary ones."""
+    usual = [
+        transaction(f"u{day:02d}-{account}", BEGIN + day * DAYS, account, "elsewhere", amount=20.0)
+        for day in range(10)
+        for account in ("thief", "victim")
+    ]
+    frauds = [
+        transaction("x", BEGIN + 10 * DAYS, "thief", "m0", amount=100.0),
+        transaction("y", BEGIN + 10 * DAYS, "victim", "m1", amount=20.0),
+    ]
+    labels = [statement(row, row["occurred_at"] + DELAY * DAYS) for row in frauds]
+    reversed_at = BEGIN + 20 * DAYS
+    labels.append(statement(frauds[1], reversed_at, is_fraud=False))
+    probes = [
+        transaction(f"z{day}-{merchant}", BEGIN + day * DAYS, "other", merchant)
+        for day in (16, 17, 19, 20, 31)
+        for merchant in ("m0", "m1")
+    ]
+    names = ["merchant_ordinary_frauds_7d", "merchant_known_fraud_ratio"]
+    found = compute(*frames(usual + frauds + probes, labels), names=names).tail(10)
+    at = {merchant: found.filter(pl.col("merchant_id") == merchant) for merchant in ("m0", "m1")}
+    assert at["m0"][names[0]].to_list() == [0, 0, 0, 0, 0]
+    assert at["m1"][names[0]].to_list() == [0, 1, 1, 0, 0]
+    assert at["m0"][names[1]].to_list() == [None, 5, 5, 5, None]  # too old after 14 days and 7
+    assert at["m1"][names[1]].to_list() == [None, 1, 1, None, None]
+
+
 def test_no_row_is_described_by_its_own_label():
     row = transaction("x", BEGIN)
     labels = [statement(row, BEGIN - DAYS)]
@@ -573,7 +653,8 @@ def test_every_declared_feature_is_computed_and_every_computed_one_declared():
         *ACCOUNT_LABEL_CALCULATORS,
         *MERCHANT_LABEL_CALCULATORS,
     }
-    assert set(BOOK_FEATURES) | set(LEAN_FEATURES) | NEEDS_GENUINE <= set(names)
+    assert set(BOOK_FEATURES) | set(LEAN_FEATURES) | NEEDS_GENUINE | NEEDS_ACCOUNTS <= set(names)
+    assert set(BOOSTED_FEATURES) <= set(names)
     assert len(BOOK_FEATURES) == 15
     assert {f.group for f in FEATURES} == {"account", "merchant", "label", "time", "place"}
 

@@ -18,6 +18,7 @@ from models.registry import REGISTRY, DetectorEntry
 from tasks.feature_catalog import LEAN_FEATURES
 from tasks.features import compute_features, lookback_days
 from tasks.fit import fit_as_of, fit_data
+from tasks.review_settings import QueueSettings
 from tasks.score import score_features
 from tasks.simulate import simulate_transactions
 from tasks.tracking import Bundle, score_frame
@@ -32,7 +33,8 @@ DAYS = 62
 AS_OF = START + timedelta(days=58)  # the lake has days from it on, too
 DELAY = 7
 CAPACITY = 8
-REQUEST = FeatureRequest(DELAY, "UTC", has_labels=True)
+QUEUE = QueueSettings(capacity=CAPACITY)
+REQUEST = FeatureRequest(DELAY, "UTC", DELAY, is_labelled=True)
 SMALL = TrainSettings(history_days=15, held_out_days=5, members=("gaussian",))
 NEURAL = SMALL.model_copy(update={"members": ("gaussian", "autoencoder")})
 
@@ -108,7 +110,7 @@ def small_bundle(*features: str) -> Bundle:
     known = small_frame().filter(pl.col("event_date") < AS_OF - timedelta(days=5))
     split = AS_OF - timedelta(days=10)
     data = TrainingData.choose(known, chosen, split)
-    return fit_data(data, chosen, capacity=CAPACITY, device="cpu").bundle
+    return fit_data(data, chosen, queue=QUEUE, device="cpu").bundle
 
 
 def bundle_bytes(bundle: Bundle) -> dict[str, str]:
@@ -124,7 +126,7 @@ def bundle_bytes(bundle: Bundle) -> dict[str, str]:
 
 def train(lake: Lake, chosen: TrainSettings = SMALL, as_of: date = AS_OF, request=REQUEST):
     torch.set_num_threads(1)
-    return fit_as_of(lake, chosen, as_of, request, capacity=CAPACITY, device="cpu")
+    return fit_as_of(lake, chosen, as_of, request, queue=QUEUE, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -176,7 +178,7 @@ def test_labels_of_the_last_day_are_known_in_every_time_zone(tmp_path, zone):
     frame = simulate(days=30).with_columns(by_night).with_columns(local.alias("event_date"))
     frame = frame.with_columns(is_fraud=pl.col("amount") > 20)
     as_of = START + timedelta(days=28)
-    request = FeatureRequest(DELAY, zone, has_labels=True)
+    request = FeatureRequest(DELAY, zone, DELAY, is_labelled=True)
     with make_lake(tmp_path, frame, labels_of(frame)) as lake:
         record = train(lake, as_of=as_of, request=request).record
         used = frame.filter(
@@ -198,7 +200,7 @@ def test_hour_that_a_clock_change_delays_is_left_out(tmp_path):
     zone = "Europe/Berlin"
     local = pl.col("occurred_at").dt.convert_time_zone(zone)
     frame = simulate(date(2026, 3, 1), 31).with_columns(local.dt.date().alias("event_date"))
-    request = FeatureRequest(DELAY, zone, has_labels=True)
+    request = FeatureRequest(DELAY, zone, DELAY, is_labelled=True)
     as_of = date(2026, 4, 1)
     with make_lake(tmp_path, frame, labels_of(frame)) as lake:
         record = train(lake, as_of=as_of, request=request).record
@@ -235,9 +237,9 @@ def test_later_days_and_later_labels_leave_training_and_scores_unchanged(lake):
             lake.connection.execute("ROLLBACK")
 
     def scored(features):
-        return score_features(
-            features, bundle, day=AS_OF, version="1", capacity=CAPACITY
-        ).scores.drop("scored_at")
+        return score_features(features, bundle, day=AS_OF, version="1", queue=QUEUE).scores.drop(
+            "scored_at"
+        )
 
     bundle = train(lake).bundle
     before = bundle_bytes(bundle)
@@ -315,7 +317,7 @@ def test_short_history_holds_out_a_third(lake):
     ("changes", "message"),
     [
         ({"features": ("amount", "amout")}, r"\[train\] features: .*'amout'.*choose from"),
-        ({"features": ("amount", "is_fraud")}, r"\[train\] features: .*'is_fraud'.*choose from"),
+        ({"features": ("amount", "is_fraud")}, r"\[train\] features: .*'is_fraud'.* proved to be"),
         ({"features": ("event_date",)}, r"\[train\] features: .*'event_date'.*choose from"),
         ({"features": ("amount", "amount")}, r"\[train\] features: .*'amount'.* twice"),
         ({"members": ("gausian",)}, r"\[train\] members: .*'gausian'.* choose from"),
@@ -372,7 +374,7 @@ def test_extra_columns_of_the_source_are_features(undone):
 
 
 def test_source_without_labels_trains_on_all_days_before(tmp_path):
-    request = FeatureRequest(DELAY, "UTC", has_labels=False)
+    request = FeatureRequest(DELAY, "UTC", 30, is_labelled=False)
     with make_lake(tmp_path, simulate(days=30), None) as lake:
         training = train(lake, as_of=START + timedelta(days=30), request=request)
     assert training.record.parameters["last_day"] == START + timedelta(days=29)
@@ -384,7 +386,7 @@ def test_too_few_rows_are_named(tmp_path):
     tiny = simulate(days=3).filter(pl.col("event_date").is_in(days))
     tiny = tiny.group_by("event_date", maintain_order=True).head(11)
     with make_lake(tmp_path, tiny, None) as lake:
-        request = FeatureRequest(DELAY, "UTC", has_labels=False)
+        request = FeatureRequest(DELAY, "UTC", 30, is_labelled=False)
         with pytest.raises(ModelMissingError, match="there are 11 and 11; ingest more days"):
             train(lake, NEURAL, START + timedelta(days=3), request)
 

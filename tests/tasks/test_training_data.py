@@ -1,13 +1,22 @@
 """Training data in blocks of days: the same as all at once, sampled evenly, with its histories."""
 
 from dataclasses import replace
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
 
 from tasks.tensors import history_of
-from tasks.training_data import TrainingData, TrainingSpan, load_training_data, plan_blocks
+from tasks.train_settings import EnsembleSettings
+from tasks.training_data import (
+    DRAWN,
+    KEYS,
+    TrainingData,
+    TrainingSpan,
+    choose_span,
+    load_training_data,
+    plan_blocks,
+)
 from tests.tasks.test_fit import AS_OF, DELAY, REQUEST, SMALL, labels_of, make_lake, simulate
 from warehouse.errors import ModelMissingError
 
@@ -73,16 +82,64 @@ def test_known_frauds_teach_nothing_but_are_held_out(lake):
 
 def test_a_member_may_see_features_that_the_others_do_not(lake):
     settings = SMALL.model_copy(
-        update={"features": ("amount",), "member_features": {"gaussian": ("is_night", "amount")}}
+        update={
+            "features": ("amount",),
+            "member_features": {"gaussian": ("is_night", "amount")},
+            "ensemble": EnsembleSettings(features=("is_weekend", "account_category_share_30d")),
+        }
     )
     columns = load(lake, window=0, settings=settings).frame.columns
-    assert columns == ["event_date", "transaction_id", "is_fraud", "amount", "is_night"]
+    assert set(columns) - {*KEYS, *DRAWN} == {
+        "amount",
+        "is_night",
+        "is_weekend",
+        "account_category_share_30d",
+    }
+
+
+def test_trees_get_frauds_and_members_do_not(lake):
+    data = load(lake, window=0)
+    assert not data.train["is_fraud"].any()
+    labelled = data.labelled
+    assert data.known_frauds == labelled["is_fraud"].sum() + data.held_out["is_fraud"].sum() > 20
+    alone = SMALL.model_copy(update={"ensemble": EnsembleSettings(mode="unsupervised")})
+    assert load(lake, window=0, settings=alone).labelled.is_empty()
+
+
+def test_trees_that_see_member_scores_learn_from_rows_that_members_did_not(lake):
+    stacked = SMALL.model_copy(update={"ensemble": EnsembleSettings(member_scores=True)})
+    data = load(lake, window=0, settings=stacked)
+    assert data.train.height > 100
+    assert data.labelled.height > 100
+    assert data.train.join(data.labelled, on="transaction_id").is_empty()
+
+
+def test_validation_days_are_the_later_half_of_those_held_out(lake):
+    data = load(lake, window=0)
+    held_out = data.held_out["event_date"].unique().sort().to_list()
+    assert data.validation == held_out[-len(data.validation) :]
+    assert len(data.validation) == len(held_out) - len(held_out) // 2
 
 
 def test_too_few_days_are_refused(lake):
     long_ago = replace(SPAN, first=date(2020, 1, 1), last=date(2020, 2, 1))
     with pytest.raises(ModelMissingError, match="at least two days from 2020-01-01"):
         load_training_data(lake, SMALL, long_ago, REQUEST, window=0)
+
+
+@pytest.mark.parametrize(("frauds", "is_mature"), [(49, False), (50, True)])
+def test_a_source_without_labels_is_waited_for_once_enough_frauds_are_known(
+    tmp_path, frauds, is_mature
+):
+    frame = simulate()
+    old = frame.filter(pl.col("event_date") < AS_OF - timedelta(days=DELAY))
+    known = labels_of(old.sort("is_fraud", descending=True).head(frauds))
+    request = replace(REQUEST, is_labelled=False)
+    settings = SMALL.model_copy(update={"history_days": 60})
+    with make_lake(tmp_path, frame, known) as lake:
+        span = choose_span(lake, settings, AS_OF, request)
+    assert span.is_mature is is_mature
+    assert span.last == AS_OF - timedelta(days=1 + (DELAY if is_mature else 0))
 
 
 def test_blocks_cover_every_day_once():
@@ -103,6 +160,9 @@ def test_choosing_by_share_is_even_over_the_rows():
         {
             "event_date": [date(2026, 1, 1)] * 10_000,
             "transaction_id": [f"t{n}" for n in range(10_000)],
+            "occurred_at": [datetime(2026, 1, 1, tzinfo=UTC)] * 10_000,
+            "account_id": ["a"] * 10_000,
+            "merchant_id": ["m"] * 10_000,
             "is_fraud": [False] * 10_000,
             "amount": [1.0] * 10_000,
         }
