@@ -23,6 +23,7 @@ from tasks.tracking import Bundle
 from warehouse.queue_records import Reason
 
 REASONS_AN_ALERT = 3
+ALERTS_AT_ONCE = 500  # each is scored twice for every feature
 UNKNOWN = "a value that is usually there is missing"
 MISSING = {
     "account": "this account has no earlier transactions to compare with",
@@ -75,23 +76,56 @@ def feature_weights(
         x: (alerts, features). history: of as many rows. Returns: (alerts, features), in units of
             the score.
     """
+    parts = []
+    for begin in range(0, x.shape[0], ALERTS_AT_ONCE):
+        some = slice(begin, begin + ALERTS_AT_ONCE)
+        past = None if history is None else history.take(some)
+        parts.append(_weights_of_some(x[some], bundle, past))
+    return torch.cat(parts)
+
+
+def _weights_of_some(x: torch.Tensor, bundle: Bundle, history: History | None) -> torch.Tensor:
     alerts, features = x.shape
     usual, places = usual_row(bundle), torch.arange(features)
     one_usual = x.unsqueeze(1).repeat(1, features, 1)  # (alerts, features, features)
     one_usual[:, places, places] = usual
     one_unusual = usual.repeat(alerts, features, 1)
     one_unusual[:, places, places] = x
-    alert_of_row = torch.arange(alerts).repeat_interleave(features)
-    repeated = None if history is None else history.take(alert_of_row)
-    without, alone = (
-        bundle.ensemble.score(rows.reshape(-1, features), history=repeated).reshape(
-            alerts, features
-        )
-        for rows in (one_usual, one_unusual)
-    )
-    score = bundle.ensemble.score(x, history=history)
-    floor = bundle.ensemble.score(usual.repeat(alerts, 1), history=history)
-    return ((score - floor).unsqueeze(1) + (alone - without)).div(2).cpu()
+    ends = torch.stack([x, usual.repeat(alerts, 1)], dim=1)  # (alerts, 2, features)
+    variants = torch.cat([one_usual, one_unusual, ends], dim=1)
+    scores = _score_variants(variants, bundle, history)  # (alerts, 2 * features + 2)
+    without, alone = scores[:, :features], scores[:, features : 2 * features]
+    score, floor = scores[:, -2:-1], scores[:, -1:]
+    return ((score - floor) + (alone - without)) / 2
+
+
+def _score_variants(
+    variants: torch.Tensor, bundle: Bundle, history: History | None
+) -> torch.Tensor:
+    """Score variants of alerts; the members, which cost most, score what looks alike to them once.
+
+    Variants that differ in what only the boosted trees see are all one to the members.
+
+    Shape:
+        variants: (alerts, variants, features). history: of each alert. Returns: (alerts, variants).
+    """
+    ensemble, names = bundle.ensemble, bundle.encoding.feature_names
+    alerts, each, features = variants.shape
+    rows = variants.reshape(-1, features)
+    alert_of_row = torch.arange(alerts).repeat_interleave(each)
+    in_view = set().union(*ensemble.views.values())
+    seen = [place for place, name in enumerate(names) if name in in_view]
+    looks = torch.cat([alert_of_row.unsqueeze(1), rows[:, seen].nan_to_num(nan=math.inf)], dim=1)
+    _, look_of_row = torch.unique(looks, dim=0, return_inverse=True)
+    row_of_look = torch.empty(int(look_of_row.max()) + 1, dtype=torch.int64)
+    row_of_look[look_of_row] = torch.arange(len(rows))  # any of those that look alike
+    past = None if history is None else history.take(alert_of_row[row_of_look])
+    members = ensemble.member_scores(rows[row_of_look], history=past)[look_of_row]
+    if ensemble.stack is not None:
+        label_free = members[:, :-1]
+        trees = ensemble.stack.surprises(rows, names, label_free, tuple(ensemble.members))
+        members = torch.cat([label_free, trees.unsqueeze(1)], dim=1)
+    return ensemble.combine(members).reshape(alerts, each).cpu()
 
 
 def _reasons(row: dict[str, object], places: list[int], bundle: Bundle) -> tuple[Reason, ...]:

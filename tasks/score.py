@@ -6,6 +6,8 @@ from datetime import UTC, date, datetime
 import polars as pl
 
 from tasks.explain import explain_alerts
+from tasks.flagging import flag, warn_of_fallback
+from tasks.review_settings import QueueSettings
 from tasks.tracking import Bundle, RegisteredModel, score_frame
 from warehouse.errors import ModelMissingError
 from warehouse.queue_records import NewAlert
@@ -46,34 +48,41 @@ def score_features(
     *,
     day: date,
     version: str,
-    capacity: int,
+    queue: QueueSettings,
     events: pl.DataFrame | None = None,
 ) -> DayScores:
-    """Score a day's features, rank them, and flag the day's review capacity.
+    """Score a day's features, rank them, and flag what the analysts are to see.
 
-    A row is flagged when its rank is within the capacity and its score reaches the threshold that
-    was chosen in training, so a night quieter than any validation day does not fill the queue.
-    Equal scores rank by amount, then by transaction id.
+    Equal scores rank by amount, then by transaction id; ``tasks.flagging.flag`` says which rows are
+    flagged. The threshold is the one chosen in training, so a night quieter than any validation day
+    does not fill the queue.
     """
     keys = features.select("event_date", "transaction_id", "amount")
     scored = keys.hstack(score_frame(bundle, features, events))
+    if "probability" not in scored.columns:
+        scored = scored.with_columns(pl.lit(None, pl.Float64).alias("probability"))
     ranked = scored.sort(
         ["score", "amount", "transaction_id"], descending=[True, True, False]
     ).with_row_index("rank_of_day", offset=1)
-    threshold = bundle.ensemble.threshold or 0.0
-    scores = ranked.with_columns(
+    warn_of_fallback(ranked, queue)
+    scores = flag(ranked, bundle.ensemble.threshold or 0.0, queue).with_columns(
         pl.col("rank_of_day").cast(pl.Int32),
-        ((pl.col("rank_of_day") <= capacity) & (pl.col("score") >= threshold)).alias("is_flagged"),
         pl.lit(version).alias("model_version"),
         pl.lit(datetime.now(UTC)).alias("scored_at"),
-    ).drop("amount")
-    return DayScores(day, scores, features, events)
+    )
+    return DayScores(day, scores.drop("amount"), features, events)
 
 
-def make_alerts(day_scores: DayScores, bundle: Bundle) -> list[NewAlert]:
-    """Turn a day's flagged rows into alerts with reasons, highest rank first."""
-    flagged = day_scores.scores.filter("is_flagged").sort("rank_of_day")
-    rows = flagged.select("transaction_id").join(  # not all: an extra column may be named score
+def make_alerts(day_scores: DayScores, bundle: Bundle, chosen: pl.DataFrame) -> list[NewAlert]:
+    """Turn rows of a day's scores into alerts with reasons, highest rank first.
+
+    Args:
+        day_scores: The day.
+        bundle: The model that scored it.
+        chosen: Rows of ``day_scores.scores``; with ``inclusion_probability`` where they were drawn.
+    """
+    ranked = chosen.sort("rank_of_day")
+    rows = ranked.select("transaction_id").join(  # not all: an extra column may be named score
         day_scores.features, on="transaction_id", how="left", maintain_order="left"
     )
     reasons = explain_alerts(rows, bundle, day_scores.events)
@@ -90,6 +99,7 @@ def make_alerts(day_scores: DayScores, bundle: Bundle) -> list[NewAlert]:
             members={name: scored[f"member.{name}"] for name in names},
             reasons=why,
             model_version=scored["model_version"],
+            inclusion_probability=scored.get("inclusion_probability", 1.0),
         )
-        for row, scored, why in zip(rows.to_dicts(), flagged.to_dicts(), reasons, strict=True)
+        for row, scored, why in zip(rows.to_dicts(), ranked.to_dicts(), reasons, strict=True)
     ]

@@ -2,15 +2,33 @@
 
 import random
 import re
+from dataclasses import replace
 from datetime import timedelta
 
 import polars as pl
 import pytest
 import torch
 
+from models.boosted import BoostedConfig
+from models.ensemble_fit import EnsembleConfig, fit_ensemble
+from models.registry import REGISTRY
+from models.stack_fit import LabelledRows, StackConfig, fit_stack
+from models.training import TrainingConfig
 from tasks.explain import REASONS_AN_ALERT, explain_alerts, feature_weights, usual_row
 from tasks.feature_catalog import BOOK_FEATURES, LEAN_FEATURES
-from tests.tasks.test_fit import AS_OF, small_bundle, small_frame
+from tasks.tensors import Encoding, history_of
+from tasks.tracking import Bundle
+from tests.models.conftest import (
+    ANOMALIES,
+    FEATURES,
+    HISTORY_CHANNELS,
+    make_config,
+    make_history,
+    make_normal_rows,
+    make_training_rows,
+    plant_new_merchant_at_night,
+)
+from tests.tasks.test_fit import AS_OF, CAPACITY, small_bundle, small_frame
 
 WITH_CATEGORY = ("category", *BOOK_FEATURES)
 
@@ -95,6 +113,13 @@ def test_weights_are_half_the_fall_and_half_the_rise(bundle, rows):
         torch.testing.assert_close(weights[row, column], (fall + rise)[0] / 2)
 
 
+def test_weights_are_the_same_in_blocks_of_alerts(bundle, rows, monkeypatch):
+    x = bundle.encoding.matrix(rows)
+    once = feature_weights(x, bundle)
+    monkeypatch.setattr("tasks.explain.ALERTS_AT_ONCE", 7)
+    assert torch.equal(feature_weights(x, bundle), once)
+
+
 def test_missing_history_and_rare_category_are_worded():
     bundle = small_bundle(*WITH_CATEGORY)
     row = (
@@ -118,3 +143,137 @@ def test_missing_history_and_rare_category_are_worded():
 
 def test_no_alerts_have_no_reasons(bundle, rows):
     assert explain_alerts(rows.clear(), bundle) == []
+
+
+# every detector, as the only member of an ensemble
+
+ALERTS = 40  # of each planted kind
+FEW_STEPS = 100  # of training: to explain, a detector need not be a good one
+RANDOM_DRAWS = 5  # of as many other features
+
+
+@pytest.fixture(scope="module", params=sorted(REGISTRY))
+def alone(request):
+    """A bundle with one member, alerts planted among new rows, and the events of their accounts."""
+    name = request.param
+    torch.set_num_threads(1)
+    detector = make_config(name)
+    if isinstance(detector, TrainingConfig):
+        detector = replace(detector, min_steps=FEW_STEPS)
+    config = EnsembleConfig(
+        members={name: detector},
+        weights={name: 1.0},
+        history_channels=HISTORY_CHANNELS,
+    )
+    train = make_training_rows(4000, 1)
+    ensemble, _ = fit_ensemble(train, make_training_rows(2000, 2), FEATURES, config, seed=0)
+    usual = dict(zip(FEATURES, train.x.median(dim=0).values.tolist(), strict=True))
+    bundle = Bundle(ensemble, Encoding(FEATURES, {}), usual, CAPACITY)
+    kinds = [plant(make_normal_rows(ALERTS, 3)) for plant in ANOMALIES.values()]
+    x = torch.cat(kinds)
+    past = make_history(len(x), 4)
+    rows = pl.DataFrame(x.numpy(), schema=list(FEATURES)).with_columns(
+        amount=pl.lit(20.0),  # what reasons word
+        history_end=pl.Series(past.end.numpy()),
+        history_count=pl.Series(past.count.numpy()),
+    )
+    return bundle, rows, pl.DataFrame(past.events.numpy(), schema=list(HISTORY_CHANNELS))
+
+
+def test_named_features_carry_the_score_of_every_detector(alone):
+    bundle, rows, events = alone
+    x, usual, history = bundle.encoding.matrix(rows), usual_row(bundle), history_of(rows, events)
+    named = torch.zeros(x.shape, dtype=torch.bool)
+    for place, reasons in enumerate(explain_alerts(rows, bundle, events)):
+        named[place, [FEATURES.index(reason.feature) for reason in reasons]] = True
+    assert named.any(dim=1).all()
+
+    def fall(chosen):
+        """How far the score falls when the chosen features are put back to usual, on average."""
+        put_back = torch.where(chosen, usual, x)
+        score = bundle.ensemble.score
+        return float((score(x, history=history) - score(put_back, history=history)).mean())
+
+    g, falls = torch.Generator().manual_seed(0), []
+    for _ in range(RANDOM_DRAWS):
+        lot = torch.rand(x.shape, generator=g).masked_fill(named, 2.0)  # others first
+        place = lot.argsort(dim=1).argsort(dim=1)
+        falls.append(fall(place < named.sum(dim=1, keepdim=True)))
+    assert fall(named) > 2 * max(*falls, 0.1)
+
+
+def test_reasons_of_every_detector_depend_on_their_own_alert_alone(alone):
+    bundle, rows, events = alone
+    once = explain_alerts(rows, bundle, events)
+    assert explain_alerts(rows, bundle, events) == once
+    if bundle.ensemble.window:
+        assert explain_alerts(rows, bundle) != once
+    order = torch.randperm(rows.height, generator=torch.Generator().manual_seed(0)).tolist()
+    assert explain_alerts(rows[order], bundle, events) == [once[place] for place in order]
+    assert [explain_alerts(rows[place], bundle, events)[0] for place in order[:5]] == [
+        once[place] for place in order[:5]
+    ]
+
+
+# boosted trees beside a member, which see more features than it does
+
+N_FRAUDS, N_GENUINE = 300, 3000
+
+
+def make_labelled(ensemble, seed):
+    x = make_normal_rows(N_GENUINE + N_FRAUDS, seed)
+    x[N_GENUINE:] = plant_new_merchant_at_night(x[N_GENUINE:])
+    place = torch.arange(len(x))
+    is_labelled = torch.ones(len(x), dtype=torch.bool)
+    members = ensemble.member_scores(x)
+    return LabelledRows(x, members, place >= N_GENUINE, is_labelled, place % 5)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["features", "member_scores"])
+def stacked(request):
+    config = EnsembleConfig(
+        members={"gaussian": make_config("gaussian")},
+        weights={"gaussian": 1.0},
+        views={"gaussian": FEATURES[:4]},
+    )
+    train = make_training_rows(2000, 1)
+    ensemble, _ = fit_ensemble(train, make_training_rows(1000, 2), FEATURES, config, seed=0)
+    labelled = [make_labelled(ensemble, seed) for seed in (3, 4, 5)]
+    trees = BoostedConfig(least_rows_a_leaf=20, max_rounds=30)
+    chosen = StackConfig(
+        features=FEATURES,
+        categorical=(),
+        member_scores=request.param,
+        capacity=10,
+        are_all_labelled=True,
+        reserved_share=0.2,
+        boosted=trees,
+    )
+    ensemble.stack, _ = fit_stack(ensemble, *labelled, chosen, seed=0)
+    usual = dict(zip(FEATURES, train.x.median(dim=0).values.tolist(), strict=True))
+    return Bundle(ensemble, Encoding(FEATURES, {}), usual, CAPACITY)
+
+
+def test_what_only_the_trees_see_is_weighed_as_by_scoring_every_variant(stacked):
+    x, usual = plant_new_merchant_at_night(make_normal_rows(6, 7)), usual_row(stacked)
+    x[0, 7], x[1, 1] = torch.nan, torch.nan
+    weights = feature_weights(x, stacked)
+    score = stacked.ensemble.score
+    whole, floor = score(x), score(usual.expand_as(x))
+    for column in range(len(FEATURES)):
+        put_back, alone = x.clone(), usual.repeat(len(x), 1)
+        put_back[:, column], alone[:, column] = usual[column], x[:, column]
+        expected = ((whole - score(put_back)) + (score(alone) - floor)) / 2
+        torch.testing.assert_close(weights[:, column], expected)
+    only_trees = weights[:, 4:]
+    assert (only_trees.max(dim=1).values > 0.1).all()
+
+
+def test_named_features_carry_the_score_of_trees_more_than_others(stacked):
+    x, usual = plant_new_merchant_at_night(make_normal_rows(40, 8)), usual_row(stacked)
+    order = feature_weights(x, stacked).argsort(dim=1, descending=True)
+    score, falls = stacked.ensemble.score, []
+    for chosen in (order[:, :REASONS_AN_ALERT], order[:, REASONS_AN_ALERT:][:, :REASONS_AN_ALERT]):
+        put_back = x.scatter(1, chosen, usual[chosen])
+        falls.append(float((score(x) - score(put_back)).mean()))
+    assert falls[0] > 2 * max(falls[1], 0.1)

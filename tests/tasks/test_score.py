@@ -4,10 +4,13 @@ from datetime import UTC, timedelta
 
 import polars as pl
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from models.detector import BLOCK_ROWS
+from models.probability import Probability
+from tasks.review_settings import QueueSettings
 from tasks.score import make_alerts, require_model_of_the_past, score_features
 from tasks.tracking import RegisteredModel, score_frame
 from tests.tasks.test_fit import AS_OF, CAPACITY, small_bundle, small_frame
@@ -26,8 +29,13 @@ def features():
     return small_frame().drop("is_fraud")
 
 
-def scored(features, bundle, capacity=CAPACITY):
-    return score_features(features, bundle, day=DAY, version="3", capacity=capacity)
+def alerts_of(day_scores, bundle):
+    return make_alerts(day_scores, bundle, day_scores.scores.filter("is_flagged"))
+
+
+def scored(features, bundle, capacity=CAPACITY, **policy):
+    queue = QueueSettings(capacity=capacity, **policy)
+    return score_features(features, bundle, day=DAY, version="3", queue=queue)
 
 
 @settings(deadline=None, max_examples=40)
@@ -92,13 +100,40 @@ def test_quiet_day_fills_less_than_the_capacity(bundle, features):
     rows = quiet.drop("score").head(below + 3).tail(100)
     assert scored(rows, bundle).scores["is_flagged"].sum() == 3 < CAPACITY
     assert scored(rows.head(90), bundle).scores["is_flagged"].sum() == 0
-    assert make_alerts(scored(rows.head(90), bundle), bundle) == []
+    assert alerts_of(scored(rows.head(90), bundle), bundle) == []
 
 
 def test_usual_day_fills_the_capacity(bundle, features):
     for rows in features.partition_by("event_date", as_dict=True).values():
         assert scored(rows, bundle).scores["is_flagged"].sum() <= CAPACITY
     assert scored(features, bundle).scores["is_flagged"].sum() == CAPACITY
+
+
+def test_cost_without_probabilities_flags_by_capacity_and_says_so(bundle, features, caplog):
+    assert bundle.ensemble.probability is None  # too few frauds among the validation rows
+    by_capacity, by_cost = (
+        scored(features, bundle, **policy).scores.drop("scored_at")
+        for policy in ({}, {"threshold": "cost", "review_cost": 5.0})
+    )
+    assert by_cost.equals(by_capacity)
+    assert by_cost["probability"].null_count() == features.height
+    assert by_cost.schema["probability"] == pl.Float64
+    assert f"{features.height} of {features.height} transactions have no prob" in caplog.text
+
+
+def test_cost_flags_by_probability_and_amount(bundle, features, monkeypatch):
+    chances = Probability.fit(torch.linspace(0, 4, 400), torch.arange(400) > 330)
+    monkeypatch.setattr(bundle.ensemble, "probability", chances)
+    scores = scored(features, bundle, threshold="cost", review_cost=5.0).scores
+    rows = scores.join(features.select("transaction_id", "amount"), on="transaction_id")
+    gain = rows["amount"] * rows["probability"] - 5
+    least = gain.sort(descending=True)[CAPACITY - 1]
+    assert least > 0
+    assert rows["is_flagged"].equals(gain >= least)
+    assert scores["rank_of_day"].to_list() == list(range(1, features.height + 1))
+    alerts = alerts_of(scored(features, bundle, threshold="cost", review_cost=5.0), bundle)
+    ranks = [alert.rank_of_day for alert in alerts]
+    assert ranks == sorted(ranks) != list(range(1, CAPACITY + 1))
 
 
 def test_score_that_rises_ranks_higher(bundle, features):
@@ -116,7 +151,7 @@ def test_score_that_rises_ranks_higher(bundle, features):
 def test_alerts_carry_the_row_and_its_scores(bundle, features):
     odd = features.with_columns(score=pl.lit(-1.0), model_version=pl.lit("mine"))  # extra columns
     day_scores = scored(odd, bundle)
-    alerts = make_alerts(day_scores, bundle)
+    alerts = alerts_of(day_scores, bundle)
     assert [alert.rank_of_day for alert in alerts] == list(range(1, CAPACITY + 1))
     rows = {row["transaction_id"]: row for row in features.iter_rows(named=True)}
     stored = {row["transaction_id"]: row for row in day_scores.scores.iter_rows(named=True)}
@@ -128,7 +163,7 @@ def test_alerts_carry_the_row_and_its_scores(bundle, features):
             name: score[f"member.{name}"] for name in ("autoencoder", "gaussian")
         }
         assert alert.occurred_at.astimezone(UTC) == row["occurred_at"]
-    assert alerts == make_alerts(scored(features, bundle), bundle)
+    assert alerts == alerts_of(scored(features, bundle), bundle)
 
 
 def test_extra_column_named_score_is_explained_by_its_own_value():
@@ -140,8 +175,9 @@ def test_extra_column_named_score_is_explained_by_its_own_value():
 
     chosen = SMALL.model_copy(update={"features": ("score", "is_night")})
     data = TrainingData.choose(frame, chosen, DAY - timedelta(days=5))
-    bundle = fit_data(data, chosen, capacity=CAPACITY, device="cpu").bundle
-    alerts = make_alerts(scored(frame.drop("is_fraud"), bundle), bundle)
+    bundle = fit_data(data, chosen, queue=QueueSettings(capacity=CAPACITY), device="cpu").bundle
+    day_scores = scored(frame.drop("is_fraud"), bundle)
+    alerts = alerts_of(day_scores, bundle)
     rows = pl.DataFrame({"transaction_id": [alert.transaction_id for alert in alerts]}).join(
         frame, on="transaction_id", maintain_order="left"
     )

@@ -12,7 +12,7 @@ from tasks.explain import explain_alerts
 from tasks.score import score_features
 from tasks.tracking import Bundle, score_frame
 from tasks.training_data import attach_history, load_features
-from tests.tasks.test_fit import AS_OF, CAPACITY, REQUEST, SMALL, labels_of, make_lake, simulate
+from tests.tasks.test_fit import AS_OF, QUEUE, REQUEST, SMALL, labels_of, make_lake, simulate
 from tests.tasks.test_fit import train as train_on
 
 
@@ -85,7 +85,7 @@ def test_saved_model_scores_the_same(lake, bundle, tmp_path, monkeypatch):
 
 def test_reasons_are_given_with_the_history(lake, bundle):
     rows, events = load(lake, AS_OF, AS_OF)
-    scored = score_features(rows, bundle, day=AS_OF, version="1", capacity=CAPACITY, events=events)
+    scored = score_features(rows, bundle, day=AS_OF, version="1", queue=QUEUE, events=events)
     assert scored.events is events
     odd = rows.head(2).with_columns(
         pl.Series("amount_to_account_median_30d", [80.0, 80.0]),
