@@ -1,0 +1,124 @@
+"""The challenger in the shadow: it scores the night's partition too, and nothing of it is queued."""
+
+import logging
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+
+from tasks.context import Context
+from tasks.score import score_features
+from tasks.steps import choose_device, read_day
+from tasks.tensors import frame_digest
+from tasks.tracking import RegisteredModel, Registry
+from warehouse.ledger import PartitionRun, write_run
+from warehouse.scores import is_shadowed, replace_shadow_scores
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class ShadowedDay:
+    """What the challenger gave; ``changed`` tells whether it had not stood there already."""
+
+    day: date
+    rows: int
+    flagged: int
+    model_version: str
+    changed: bool
+
+
+@task(name="shadow-day", task_run_name="shadow-{day}", cache_policy=NO_CACHE)
+def shadow_day(context: Context, day: date) -> ShadowedDay | None:
+    """Score a published day with the challenger and store that beside the champion's scores.
+
+    The same features, challenger and settings again change nothing. A failure is logged and noted
+    in the ledger, and the night goes on.
+
+    Returns:
+        None where ``[promotion] shadow`` is off, there is no challenger, it was trained on the
+        day's future, or it failed.
+    """
+    if not context.promotion.shadow:
+        return None
+    started, challenger = datetime.now(UTC), None
+    try:
+        challenger = Registry(context.warehouse).find("challenger")
+        if challenger is None:
+            return None
+        if challenger.as_of > day:
+            logger.info(
+                "%s is not scored in the shadow: challenger %s was trained as of %s",
+                day,
+                challenger.version,
+                challenger.as_of,
+            )
+            return None
+        return _score(context, day, challenger, started)
+    except Exception as error:  # noqa: BLE001 (whatever is wrong with it, the night must go on)
+        logger.warning("%s could not be scored in the shadow: %s", day, error)
+        _note_failure(context, day, challenger, started, error)
+        return None
+
+
+def _score(
+    context: Context, day: date, challenger: RegisteredModel, started: datetime
+) -> ShadowedDay:
+    lake = context.lake()
+    snapshot = lake.snapshot_id()
+    bundle = Registry(context.warehouse).load(challenger, choose_device(context))
+    features, events = read_day(context, day, bundle.ensemble.window)
+    scores = score_features(
+        features,
+        bundle,
+        day=day,
+        version=challenger.version,
+        queue=context.queue,
+        events=events,
+    ).scores
+    run = PartitionRun(
+        day,
+        "shadow",
+        "done",
+        started,
+        context.scoring_digest(),
+        rows_in=features.height,
+        snapshot_id=snapshot,
+        model_version=challenger.version,
+        data_digest=frame_digest(features, *(() if events is None else (events,))),
+    )
+    changed = not is_shadowed(lake, run)
+    if changed:
+        replace_shadow_scores(lake, scores, run)
+    flagged = int(scores["is_flagged"].sum())
+    logger.info(
+        "%s scored in the shadow with model %s: %d rows, %d would be flagged",
+        day,
+        challenger.version,
+        features.height,
+        flagged,
+    )
+    return ShadowedDay(day, features.height, flagged, challenger.version, changed)
+
+
+def _note_failure(
+    context: Context,
+    day: date,
+    challenger: RegisteredModel | None,
+    started: datetime,
+    error: Exception,
+) -> None:
+    run = PartitionRun(
+        day,
+        "shadow",
+        "refused",
+        started,
+        context.scoring_digest(),
+        model_version=challenger.version if challenger else None,
+        error=f"{type(error).__name__}: {error}",
+    )
+    # the lake itself may be what is wrong; the warning is out
+    with suppress(Exception), context.lake().commit() as connection:
+        write_run(connection, run)
