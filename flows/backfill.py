@@ -13,7 +13,7 @@ from flows.days import days_between
 from flows.settings import Settings
 from tasks.context import Context
 from tasks.score import require_model_of_the_past
-from tasks.steps import enqueue_day, ingest_day, score_day, train_as_of
+from tasks.steps import collect_decisions, enqueue_day, ingest_day, score_day, train_as_of
 from tasks.tracking import RegisteredModel, Registry
 from warehouse.errors import UserError
 from warehouse.ledger import PartitionRun, day_states, is_queued
@@ -137,6 +137,7 @@ def backfill(
     """
     days = days_between(start, end)
     with Settings.read(config).context().closing() as context:
+        collect_decisions(context)
         plans = plan_backfill(context, days, retrain=retrain, force=force)
         failed = _ingest_days(context, plans, force=force)
         if failed:  # what could not be landed is no reason to score the days behind it anew

@@ -2,20 +2,35 @@
 
 import logging
 import sys
-from datetime import date, datetime
-from enum import StrEnum
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from flows import engine, show
+from flows.commands import labels, models, threshold
 from flows.days import days_between
+from flows.options import (
+    DEFAULT_CONFIG,
+    PARSE_DAY,
+    Config,
+    Day,
+    Force,
+    From,
+    Json,
+    Lane,
+    MaybeDay,
+    MaybeFrom,
+    MaybeTo,
+    Retrain,
+    State,
+    To,
+    span,
+    start_engine,
+)
 from warehouse.errors import UserError
-
-if TYPE_CHECKING:
-    from flows.settings import Settings
 
 app = typer.Typer(
     name="nightwarden",
@@ -26,68 +41,11 @@ app = typer.Typer(
 )
 queue_app = typer.Typer(help="Look at the review queue.", no_args_is_help=True)
 quarantine_app = typer.Typer(help="Rows that broke a rule.", no_args_is_help=True)
-models_app = typer.Typer(help="Registered models.", no_args_is_help=True)
 app.add_typer(queue_app, name="queue")
 app.add_typer(quarantine_app, name="quarantine")
-app.add_typer(models_app, name="models")
-
-
-class Lane(StrEnum):
-    """Where alerts wait."""
-
-    NIGHTLY = "nightly"
-    BACKFILL = "backfill"
-
-
-class State(StrEnum):
-    """Whether a case waits for a decision."""
-
-    OPEN = "open"
-    CLOSED = "closed"
-
-
-class Retrain(StrEnum):
-    """Whether a backfill trains models of its own."""
-
-    NEVER = "never"
-    WEEKLY = "weekly"
-
-
-PARSE_DAY = ["%Y-%m-%d"]
-Config = Annotated[
-    Path, typer.Option("--config", envvar="NIGHTWARDEN_CONFIG", help="The settings file.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Force = Annotated[bool, typer.Option("--force", help="Do it although it is done or refused.")]
-Day = Annotated[datetime, typer.Option("--date", formats=PARSE_DAY, help="The business day.")]
-MaybeDay = Annotated[
-    datetime | None, typer.Option("--date", formats=PARSE_DAY, help="One business day.")
-]
-From = Annotated[datetime, typer.Option("--from", formats=PARSE_DAY, help="The first day.")]
-To = Annotated[datetime, typer.Option("--to", formats=PARSE_DAY, help="The last day.")]
-MaybeFrom = Annotated[
-    datetime | None, typer.Option("--from", formats=PARSE_DAY, help="The first day.")
-]
-MaybeTo = Annotated[datetime | None, typer.Option("--to", formats=PARSE_DAY, help="The last day.")]
-DEFAULT_CONFIG = Path("nightwarden.toml")
-
-
-def _start(config: Path) -> "Settings":
-    """Read the settings and start the engine, before anything heavy is imported."""
-    from flows.settings import Settings
-
-    settings = Settings.read(config)
-    engine.prepare(settings.warehouse.path / "prefect")
-    return settings
-
-
-def _span(day: datetime | None, start: datetime | None, end: datetime | None) -> tuple[date, date]:
-    if day and not (start or end):
-        return day.date(), day.date()
-    if start and end and not day:
-        return start.date(), end.date()
-    message = "name the days: --date DAY, or --from DAY --to DAY"
-    raise UserError(message)
+app.add_typer(labels.app, name="labels")
+app.add_typer(models.app, name="models")
+app.add_typer(threshold.app, name="threshold")
 
 
 @app.command()
@@ -147,8 +105,8 @@ def ingest(
 
     Example: `nightwarden ingest --from 2026-01-01 --to 2026-01-31`
     """
-    first, last = _span(day, start, end)
-    _start(config)
+    first, last = span(day, start, end)
+    start_engine(config)
     from flows.ingest import ingest as flow
 
     engine.wait_for_server()
@@ -174,7 +132,7 @@ def train(
 
     Example: `nightwarden train --as-of 2026-02-01`
     """
-    _start(config)
+    start_engine(config)
     from flows.train import run_training
 
     engine.wait_for_server()
@@ -187,7 +145,7 @@ def score(day: Day, config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -
 
     Example: `nightwarden score --date 2026-02-01`
     """
-    _start(config)
+    start_engine(config)
     from flows.nightly import score as flow
 
     engine.wait_for_server()
@@ -202,7 +160,7 @@ def nightly(day: Day, config: Config = DEFAULT_CONFIG, *, as_json: Json = False)
 
     Example: `nightwarden nightly --date 2026-02-01`
     """
-    _start(config)
+    start_engine(config)
     from flows.nightly import nightly as flow
 
     engine.wait_for_server()
@@ -233,7 +191,7 @@ def backfill(
     """
     from flows.settings import Settings
 
-    settings = Settings.read(config) if dry_run else _start(config)
+    settings = Settings.read(config) if dry_run else start_engine(config)
     from flows.backfill import plan_backfill, run_backfill
 
     days = days_between(start.date(), end.date())
@@ -255,13 +213,17 @@ def backfill(
 def evaluate(
     start: From, end: To, config: Config = DEFAULT_CONFIG, *, as_json: Json = False
 ) -> None:
-    """Judge the stored scores of a range by the labels known today.
+    """Judge the stored scores of a range by the labels known today, and write a page.
+
+    Only days whose frauds are known by now count. Intervals come from drawing the days anew.
 
     Example: `nightwarden evaluate --from 2026-01-15 --to 2026-01-31`
     """
+    start_engine(config)
     from flows.evaluate import evaluate as judge
 
-    show.qualities(judge(config, start.date(), end.date()), as_json=as_json)
+    engine.wait_for_server()
+    show.evaluation(judge(config, start.date(), end.date()), as_json=as_json)
 
 
 @app.command()
@@ -319,6 +281,35 @@ def queue_show(
         show.case(queue.case(case), as_json=as_json)
 
 
+@queue_app.command("estimate")
+def queue_estimate(
+    start: From, end: To, config: Config = DEFAULT_CONFIG, *, as_json: Json = False
+) -> None:
+    """Estimate precision, recall and missed frauds from what the analysts decided.
+
+    Decisions on flagged transactions say nothing of what was missed; the night's random audit
+    sample (`queue list --lane audit`) does. The intervals say how little a few rows tell.
+
+    Example: `nightwarden queue estimate --from 2026-01-15 --to 2026-01-31`
+    """
+    from flows.settings import Settings
+    from tasks.selective import describe, estimate_from_queue, read_reviewed
+    from warehouse.queue import Queue
+
+    days_between(start.date(), end.date())
+    with (
+        Settings.read(config).context().closing() as context,
+        Queue.open(context.warehouse.queue_path, create=True) as queue,
+    ):
+        reviewed = read_reviewed(queue, context.lake(), start.date(), end.date())
+    found = estimate_from_queue(*reviewed)
+    if as_json:
+        show.print_json(found)
+        return
+    for text in describe(found):
+        show.line(text)
+
+
 @quarantine_app.command("list")
 def quarantine_list(
     start: MaybeFrom = None,
@@ -365,18 +356,6 @@ def quarantine_replay(
             context.lake(), context.source, context.validation, day.date(), to_own_day=to_own_day
         )
     show.replayed(report, as_json=as_json)
-
-
-@models_app.command("list")
-def models_list(config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> None:
-    """List the registered models, newest first.
-
-    Example: `nightwarden models list`
-    """
-    from flows.settings import Settings
-    from tasks.tracking import Registry
-
-    show.models(Registry(Settings.read(config).warehouse).versions(), as_json=as_json)
 
 
 @app.command()

@@ -18,6 +18,7 @@ def commands(folder: Path) -> list[list[str]]:
     """List the demo's commands, in order."""
     config = ["--config", str(folder / "nightwarden.toml")]
     week = ["--from", str(AS_OF), "--to", str(AS_OF + timedelta(days=6))]
+    days = ["--from", str(LAST_DAY - timedelta(days=2)), "--to", str(LAST_DAY)]
     transactions = str(folder / "transactions")
     return [
         ["simulate", transactions, "--from", str(FIRST_DAY), "--days", str(DAYS)],
@@ -26,12 +27,15 @@ def commands(folder: Path) -> list[list[str]]:
         ["train", "--as-of", str(AS_OF), *config],
         ["backfill", *week, "--dry-run", *config],
         ["backfill", *week, *config],
+        ["labels", "status", *week, *config],
         ["evaluate", *week, *config],
+        ["threshold", "plan", *week, *config],
         ["nightly", "--date", str(LAST_DAY), *config],
         ["nightly", "--date", str(LAST_DAY), *config],
         ["queue", "list", "--lane", "nightly", "--limit", "10", *config],
         ["queue", "show", "1", *config],
-        ["status", "--from", str(LAST_DAY - timedelta(days=2)), "--to", str(LAST_DAY), *config],
+        ["queue", "list", "--lane", "audit", *config],
+        ["status", *days, *config],
     ]
 
 

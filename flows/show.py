@@ -14,8 +14,9 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from flows.backfill import BackfillReport, DayPlan
+    from flows.evaluate import EvaluationReport
     from flows.nightly import NightReport
-    from tasks.evaluate import Quality
+    from models.bootstrap import Interval
     from tasks.steps import ScoredDay, TrainedModel
     from tasks.tracking import RegisteredModel
     from warehouse.inspection import Proposal
@@ -34,7 +35,8 @@ def line(text: str) -> None:
     console.print(escape(text))
 
 
-def _json(value: object) -> None:
+def print_json(value: object) -> None:
+    """Print records and mappings as JSON."""
     sys.stdout.write(json.dumps(_plain(value), default=str, indent=1) + "\n")
 
 
@@ -48,7 +50,8 @@ def _plain(value: object) -> Any:  # noqa: ANN401 (any JSON value)
     return value
 
 
-def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table; the first column is aligned left."""
     table = Table(title=title, title_justify="left", header_style="bold")
     for position, name in enumerate(columns):
         table.add_column(name, overflow="fold", justify="left" if position == 0 else "default")
@@ -61,12 +64,12 @@ def _table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]])
 def proposal(found: "Proposal", config: Path, *, as_json: bool) -> None:
     """Print what ``init`` proposes."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     rows = [(name, text) for name, text in found.columns.items()]
     if found.label:
         rows.append(("label", str(found.label[0])))
-    _table("Mapping", ("column", "from"), rows)
+    print_table("Mapping", ("column", "from"), rows)
     for note in found.notes:
         line(f"Note: {note}")
     line(f"Wrote {config}; check it, then: nightwarden ingest --from DAY --to DAY")
@@ -75,7 +78,7 @@ def proposal(found: "Proposal", config: Path, *, as_json: bool) -> None:
 def ingested(reports: "list[IngestReport]", refused: Mapping[date, str], *, as_json: bool) -> None:
     """Print what became of each day."""
     if as_json:
-        _json({"days": reports, "refused": refused})
+        print_json({"days": reports, "refused": refused})
         return
     worth_a_line = [r for r in reports if r.rows_quarantined or len(reports) <= SHOWN_DAYS]
     rows = [
@@ -89,7 +92,7 @@ def ingested(reports: "list[IngestReport]", refused: Mapping[date, str], *, as_j
         for r in worth_a_line
     ]
     if rows:
-        _table("Days", ("day", "status", "published", "quarantined", "broken rules"), rows)
+        print_table("Days", ("day", "status", "published", "quarantined", "broken rules"), rows)
     published, quarantined = (
         sum(getattr(report, name) for report in reports)
         for name in ("rows_published", "rows_quarantined")
@@ -107,14 +110,15 @@ def ingested(reports: "list[IngestReport]", refused: Mapping[date, str], *, as_j
 def trained(model: "TrainedModel", *, as_json: bool) -> None:
     """Print what was trained."""
     if as_json:
-        _json(model)
+        print_json(model)
         return
     alias = f", now {model.alias}" if model.alias else ""
     line(
         f"Model version {model.version} as of {model.as_of}{alias}: {model.metrics['rows']:,.0f} rows, "
-        f"{model.metrics['known_frauds']:,.0f} known frauds left out, "
+        f"{model.metrics['known_frauds']:,.0f} known frauds, "
         f"threshold {model.metrics['threshold']:.3f}"
     )
+    line(f"Mode {model.mode}: {model.mode_reason}")
     if model.failed_members:
         line(f"Warning: left out, because they failed: {model.failed_members}")
 
@@ -129,7 +133,7 @@ def scored(day: "ScoredDay", *, as_json: bool) -> None:
         "changed": day.changed,
     }
     if as_json:
-        _json(summary)
+        print_json(summary)
         return
     line(
         f"{day.day}: {day.rows:,} transactions scored with model {day.model_version}, "
@@ -140,7 +144,7 @@ def scored(day: "ScoredDay", *, as_json: bool) -> None:
 def night(report: "NightReport", *, as_json: bool) -> None:
     """Print what a night did."""
     if as_json:
-        _json(
+        print_json(
             {
                 "ingested": report.ingested,
                 "queued": report.queued,
@@ -171,19 +175,19 @@ def night(report: "NightReport", *, as_json: bool) -> None:
 def plan(plans: "list[DayPlan]", *, as_json: bool) -> None:
     """Print what a backfill would do."""
     if as_json:
-        _json(plans)
+        print_json(plans)
         return
     rows = [
         (p.day, "to do" if p.ingest else "done", "to do" if p.score else "done", p.model)
         for p in plans
     ]
-    _table("Plan", ("day", "ingest", "score and queue", "model"), rows)
+    print_table("Plan", ("day", "ingest", "score and queue", "model"), rows)
 
 
 def backfilled(report: "BackfillReport", *, as_json: bool) -> None:
     """Print what a backfill did."""
     if as_json:
-        _json(report)
+        print_json(report)
         return
     line(
         f"{len(report.done)} days done, {len(report.skipped)} were done before, "
@@ -193,20 +197,47 @@ def backfilled(report: "BackfillReport", *, as_json: bool) -> None:
         sys.stderr.write(f"{day} failed: {why}\n")
 
 
-def qualities(found: "list[Quality]", *, as_json: bool) -> None:
-    """Print the evaluation."""
+def evaluation(report: "EvaluationReport", *, as_json: bool) -> None:
+    """Print the evaluation: the models, the probability, and where the page is."""
+    found = report.evaluation
     if as_json:
-        _json(found)
+        figures = {k: v for k, v in vars(found).items() if k != "curves"}
+        print_json({"page": str(report.page), **figures})
         return
-    rows = [(q.name, f"{q.auc:.3f}", f"{q.ap:.3f}", f"{q.card_precision:.3f}") for q in found]
-    _table("Quality", ("", "AUC", "AP", "card precision"), rows)
+    rows = [
+        (
+            q.name,
+            _figure(q.auc, q.auc_interval),
+            _figure(q.ap, q.ap_interval),
+            _figure(q.card_precision, q.card_precision_interval),
+        )
+        for q in found.qualities
+    ]
+    title = (
+        f"{found.rows_judged:,} transactions judged, {found.frauds:,} of them fraud; "
+        f"{found.rows_immature:,} of days not mature left out"
+    )
+    print_table(title, ("", "AUC", "AP", "card precision"), rows)
+    if found.probability is not None:
+        said = found.probability
+        line(
+            f"Probability: Brier {said.brier.value:.5f} (always the mean share: "
+            f"{said.brier_of_share:.5f}), calibration error {said.calibration_error:.5f}"
+        )
+    line(f"Page: {report.page}")
+
+
+def _figure(value: float, interval: "Interval | None") -> str:
+    if interval is None:
+        return f"{value:.3f}"
+    return f"{value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 
 def states(found: "Mapping[tuple[date, str], PartitionRun]", *, as_json: bool) -> None:
     """Print the ledger's newest entries."""
     runs = [found[key] for key in sorted(found)]
     if as_json:
-        _json(runs)
+        print_json(runs)
         return
     rows = [
         (
@@ -222,13 +253,13 @@ def states(found: "Mapping[tuple[date, str], PartitionRun]", *, as_json: bool) -
         for r in runs
     ]
     names = ("day", "stage", "status", "rows in", "rows out", "quarantined", "model", "error")
-    _table("Ledger", names, rows)
+    print_table("Ledger", names, rows)
 
 
 def cases(found: "list[CaseSummary]", *, as_json: bool) -> None:
     """Print the ranked cases."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     rows = [
         (
@@ -243,13 +274,15 @@ def cases(found: "list[CaseSummary]", *, as_json: bool) -> None:
         )
         for c in found
     ]
-    _table("Cases", ("case", "account", "lane", "alerts", "score", "amount", "day", "why"), rows)
+    print_table(
+        "Cases", ("case", "account", "lane", "alerts", "score", "amount", "day", "why"), rows
+    )
 
 
 def case(detail: "CaseDetail", *, as_json: bool) -> None:
     """Print one case with its alerts and reasons."""
     if as_json:
-        _json(detail)
+        print_json(detail)
         return
     summary = detail.summary
     line(f"Case {summary.id}, account {summary.account_id}, {summary.state}, lane {summary.lane}")
@@ -271,16 +304,16 @@ def case(detail: "CaseDetail", *, as_json: bool) -> None:
 def quarantined(found: "list[QuarantineCount]", *, as_json: bool) -> None:
     """Print what is in quarantine."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     rows = [(q.event_date, q.rule, f"{q.rows:,}", q.example_value, q.example_raw) for q in found]
-    _table("Quarantine", ("day", "rule", "rows", "example", "its row"), rows)
+    print_table("Quarantine", ("day", "rule", "rows", "example", "its row"), rows)
 
 
 def replayed(report: "ReplayReport", *, as_json: bool) -> None:
     """Print what a replay did."""
     if as_json:
-        _json(report)
+        print_json(report)
         return
     line(f"{report.published:,} rows published, {report.still_broken:,} still in quarantine")
 
@@ -288,9 +321,9 @@ def replayed(report: "ReplayReport", *, as_json: bool) -> None:
 def models(found: "list[RegisteredModel]", *, as_json: bool) -> None:
     """Print the registered models."""
     if as_json:
-        _json(found)
+        print_json(found)
         return
     rows = [
         (m.version, m.as_of, ", ".join(m.aliases), m.tags.get("failed_members")) for m in found
     ]
-    _table("Models", ("version", "as of", "alias", "left out"), rows)
+    print_table("Models", ("version", "as of", "alias", "left out"), rows)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, cast
 
+import polars as pl
 import torch
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -18,6 +19,7 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.utilities.annotations import quote
 
 from models.ensemble_fit import FailedMember, FittedMember, MemberFit
+from tasks.audit_sample import choose_audit_sample
 from tasks.context import Context
 from tasks.fit import fit_as_of
 from tasks.score import make_alerts, require_model_of_the_past, score_features
@@ -25,6 +27,7 @@ from tasks.tensors import frame_digest
 from tasks.tracking import Registry
 from tasks.training_data import FeatureRequest, attach_history, load_features
 from warehouse.errors import BusyError, SourceError, UserError
+from warehouse.labels import DECISION_OVERLAP, newest_decision_moment, record_decisions
 from warehouse.ledger import PartitionRun, day_states, is_queued, is_repeated, write_run
 from warehouse.partitions import IngestReport, land_day
 from warehouse.queue import Queue
@@ -45,6 +48,7 @@ def may_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
 
 logger = logging.getLogger(__name__)
 
+NIGHTLY, AUDIT = "nightly", "audit"
 RETRIED: dict[str, Any] = {
     "cache_policy": NO_CACHE,
     "retries": 2,
@@ -57,12 +61,14 @@ RETRIED: dict[str, Any] = {
 class ScoredDay:
     """What scoring a day gave: its alerts are not queued yet.
 
-    ``changed`` tells whether the day's scores were replaced, or were the same already.
+    ``audit`` are rows drawn from those that were not flagged. ``changed`` tells whether the day's
+    scores were replaced, or were the same already.
     """
 
     day: date
     rows: int
     alerts: tuple[NewAlert, ...]
+    audit: tuple[NewAlert, ...]
     model_version: str
     changed: bool
     started: datetime
@@ -77,6 +83,23 @@ class TrainedModel:
     alias: str | None
     metrics: dict[str, float]
     failed_members: str
+    mode: str
+    mode_reason: str
+
+
+@task(name="collect-decisions", **RETRIED)
+def collect_decisions(context: Context) -> int:
+    """Turn what analysts decided since the last time into labels; give how many are new."""
+    if not context.warehouse.queue_path.exists():
+        return 0
+    newest = newest_decision_moment(context.lake())
+    since = None if newest is None else newest - DECISION_OVERLAP
+    with Queue.open(context.warehouse.queue_path, create=False) as queue:
+        decisions = queue.decisions(since=since)
+    added = record_decisions(context.lake(), decisions)
+    if added:
+        logger.info("%d decisions became labels", added)
+    return added
 
 
 @task(name="ingest-day", task_run_name="ingest-{day}", **RETRIED)
@@ -113,9 +136,9 @@ def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel
         context.lake(),
         context.train,
         as_of,
-        _request(context),
-        capacity=context.capacity,
-        device=_device(context),
+        feature_request(context),
+        queue=context.queue,
+        device=choose_device(context),
         fit_each=_fit_side_by_side if context.workers > 1 else _fit_one_by_one,
     )
     tags = {**training.record.tags, "settings_digest": context.training_digest()}
@@ -140,7 +163,8 @@ def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel
     )
     with context.lake().commit() as connection:
         write_run(connection, run)
-    return TrainedModel(version, as_of, alias, dict(record.metrics), failed)
+    mode, why = tags["mode"], tags["mode_reason"]
+    return TrainedModel(version, as_of, alias, dict(record.metrics), failed, mode, why)
 
 
 @task(name="score-day", task_run_name="score-{day}", **RETRIED)
@@ -158,15 +182,8 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
     model = registry.version(version) if version else registry.champion()
     require_model_of_the_past(model, day)
     snapshot = lake.snapshot_id()
-    features = load_features(lake, day, day, _request(context))
-    if features.is_empty():
-        message = f"{day} has no published transactions: run nightwarden ingest --date {day}"
-        raise SourceError(message)
-    bundle, events = registry.load(model, _device(context)), None
-    if bundle.ensemble.window:
-        features, events = attach_history(
-            lake, features, day, day, _request(context), bundle.ensemble.window
-        )
+    bundle = registry.load(model, choose_device(context))
+    features, events = read_day(context, day, bundle.ensemble.window)
     if context.capacity > bundle.capacity:
         logger.warning(
             "[queue] capacity is %d, but model %s was trained for %d: its threshold may leave the "
@@ -180,7 +197,7 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
         bundle,
         day=day,
         version=model.version,
-        capacity=context.capacity,
+        queue=context.queue,
         events=events,
     )
     run = PartitionRun(
@@ -197,16 +214,45 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
     changed = not is_repeated(lake, run)
     if changed:
         replace_scores(lake, scored.scores, run)
-    alerts = tuple(make_alerts(scored, bundle))
+    flagged = scored.scores.filter("is_flagged")
+    alerts = tuple(make_alerts(scored, bundle, flagged))
+    drawn = choose_audit_sample(
+        scored.scores,
+        capacity=context.capacity,
+        audit_share=context.queue.audit_share,
+        seed=context.train.seed,
+    )
+    audit = tuple(make_alerts(scored, bundle, drawn))
     logger.info("%s scored: %d rows, %d flagged", day, features.height, len(alerts))
-    return ScoredDay(day, features.height, alerts, model.version, changed, started)
+    return ScoredDay(day, features.height, alerts, audit, model.version, changed, started)
+
+
+def read_day(context: Context, day: date, window: int) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Compute a day's features and, with a window, find its accounts' histories.
+
+    Raises:
+        SourceError: if the day is not published.
+    """
+    lake, request = context.lake(), feature_request(context)
+    features = load_features(lake, day, day, request)
+    if features.is_empty():
+        message = f"{day} has no published transactions: run nightwarden ingest --date {day}"
+        raise SourceError(message)
+    if not window:
+        return features, None
+    return attach_history(lake, features, day, day, request, window)
 
 
 @task(name="enqueue-day", task_run_name="enqueue-{scored.day}", **RETRIED)
 def enqueue_day(context: Context, scored: ScoredDay, lane: str) -> EnqueueResult:
-    """Put a scored day's alerts into the review queue; those already there stay as they are."""
+    """Put a scored day's alerts into the review queue; those already there stay as they are.
+
+    A night's audit sample goes into a lane of its own.
+    """
     with Queue.open(context.warehouse.queue_path, create=True) as queue:
         result = queue.enqueue(scored.day, lane, scored.alerts)
+        if lane == NIGHTLY:
+            queue.enqueue(scored.day, AUDIT, scored.audit)
     run = PartitionRun(
         scored.day,
         "enqueue",
@@ -255,13 +301,17 @@ def _log_epoch(member: str, epoch: int, train_loss: float, validation_loss: floa
     )
 
 
-def _request(context: Context) -> FeatureRequest:
+def feature_request(context: Context) -> FeatureRequest:
+    """Give what computing features needs to know besides the days."""
     return FeatureRequest(
-        context.label_delay_days, context.source.time_zone, context.source.label is not None
+        context.label_delay_days,
+        context.source.time_zone,
+        context.maturity_days,
+        is_labelled=context.source.label is not None,
     )
 
 
-def _device(context: Context) -> str:
+def choose_device(context: Context) -> str:
     """Choose the device, and the threads of a processor: weights may differ with their number."""
     torch.set_num_threads(context.threads)
     if context.deterministic:

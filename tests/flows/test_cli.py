@@ -78,7 +78,9 @@ def test_machines_read_json(run, used):
 
     code, out, _ = run("queue", "list", *to)
     cases = json.loads(out)
-    assert (code, sum(case["alerts"] for case in cases)) == (0, flagged)
+    assert code == 0
+    assert sum(case["alerts"] for case in cases if case["lane"] == "nightly") == flagged
+    assert sum(case["alerts"] for case in cases if case["lane"] == "audit") == 1
     code, out, _ = run("queue", "show", cases[0]["id"], *to)
     shown = json.loads(out)
     assert (code, shown["summary"]["id"]) == (0, cases[0]["id"])
@@ -260,5 +262,18 @@ def test_evaluation_of_a_day_whose_labels_are_known_by_now(run, used):
     code, out, err = run("evaluate", "--from", day(0), "--to", day(0), "--config", used, "--json")
     assert code == 0, err
     found = json.loads(out)
-    assert [quality["name"] for quality in found] == ["ensemble", "gaussian"]
-    assert all(0 <= quality["auc"] <= 1 for quality in found)
+    assert [quality["name"] for quality in found["qualities"]] == ["ensemble", "gaussian"]
+    assert all(0 <= quality["auc"] <= 1 for quality in found["qualities"])
+    assert Path(found["page"]).read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+    code, out, err = run("evaluate", "--from", day(0), "--to", day(0), "--config", used)
+    assert (code, "Page: " in out, "card precision" in out) == (0, True, True), err
+
+
+def test_queue_is_estimated_from_what_was_decided(run, used):
+    to = ("--from", day(0), "--to", day(0), "--config", used)
+    code, out, err = run("queue", "estimate", *to)
+    assert code == 0, err
+    assert "audit" in out
+    code, out, err = run("queue", "estimate", *to, "--json")
+    assert (code, json.loads(out)["days"]) == (0, 1), err

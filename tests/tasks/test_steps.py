@@ -11,6 +11,12 @@ from prefect.states import Completed, exception_to_failed_state
 from models.autoencoder import Autoencoder
 from models.registry import REGISTRY, DetectorEntry
 from tasks.context import Context
+from tasks.review_settings import (
+    EvaluateSettings,
+    LabelSettings,
+    PromotionSettings,
+    QueueSettings,
+)
 from tasks.steps import RETRIED, enqueue_day, may_pass, score_day, train_as_of
 from tasks.tracking import Registry
 from tests.tasks.test_fit import (
@@ -52,7 +58,10 @@ def make_context(folder, **changes):
         "source": SourceSettings.model_validate(SOURCE),
         "validation": ValidationSettings(),
         "train": SMALL,
-        "capacity": 8,
+        "labels": LabelSettings(),
+        "queue": QueueSettings(capacity=8),
+        "evaluate": EvaluateSettings(),
+        "promotion": PromotionSettings(),
         "device": "auto",
         "threads": 1,
         "workers": 1,
@@ -147,7 +156,9 @@ def test_enqueueing_again_adds_nothing(context):
     assert context.lake().snapshot_id() == snapshot
     assert enqueue_day.fn(context, score_day.fn(context, day), "backfill").added == 0
     with Queue.open(context.warehouse.queue_path, create=False) as queue:
-        assert {alert.lane for alert in queue.alerts_of_day(day)} == {"nightly"}
+        assert {alert.lane for alert in queue.alerts_of_day(day)} == {"nightly", "audit"}
+        assert queue.count_of_day(day, "audit") == 1
+        assert queue.decisions() == []
 
 
 def test_unpublished_day_is_named(context):
@@ -206,7 +217,8 @@ def test_context_gives_each_thread_a_connection_and_closes_all(tmp_path):
 def test_digests_follow_the_settings_that_matter(tmp_path):
     base = make_context(tmp_path)
     assert base.scoring_digest() == make_context(tmp_path / "other", threads=2).scoring_digest()
-    assert base.scoring_digest() != make_context(tmp_path, capacity=9).scoring_digest()
+    more = make_context(tmp_path, queue=QueueSettings(capacity=9))
+    assert base.scoring_digest() != more.scoring_digest()
     more = SMALL.model_copy(update={"seed": 5})
     assert base.training_digest() != make_context(tmp_path, train=more).training_digest()
     assert base.scoring_digest() == make_context(tmp_path, train=more).scoring_digest()
