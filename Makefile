@@ -32,10 +32,12 @@ lint: $(READY)  ## Check style, types and the direction of imports.
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(READY)  ## Measure beside PyOD on your copies of the data: make bench DATA=folder ADBENCH=folder.
+bench: $(READY)  ## Measure beside LightGBM and PyOD on your copies of the data: make bench DATA=folder ADBENCH=folder.
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group bench
 	$(BIN)/python benchmarks/features.py --data $(DATA) --book
+	$(BIN)/python benchmarks/handbook.py --data $(DATA)
 	$(BIN)/python benchmarks/handbook.py --data $(DATA) --label-free
+	$(BIN)/python benchmarks/novel_fraud.py --data $(DATA)
 	$(BIN)/python benchmarks/adbench.py --data $(ADBENCH)
 	$(BIN)/python benchmarks/throughput.py
 
