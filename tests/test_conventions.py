@@ -109,7 +109,7 @@ def test_readme_tree_has_every_top_level_entry(files: list[str]):
     assert set(read_tree()) == on_disk
 
 
-@pytest.mark.parametrize("package", PACKAGES)
+@pytest.mark.parametrize("package", [*PACKAGES, "benchmarks"])
 def test_readme_tree_has_every_module(package: str, files: list[str]):
     inside = [name.split("/")[1:] for name in files if name.startswith(f"{package}/")]
     on_disk = {parts[0] + ("/" if len(parts) > 1 else "") for parts in inside} - {"__init__.py"}
