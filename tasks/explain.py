@@ -2,9 +2,9 @@
 
 The same method for every detector. A feature's weight is its Shapley value over the two extreme
 coalitions: how far the score falls when it alone is put back to its usual value (the median of the
-training rows), and how far the score of a wholly usual row rises when it alone takes the alert's
-value; the mean of the two. Either alone misleads where features move together: putting one of five
-amount ratios back to usual makes a row stranger, not less strange.
+training rows; none where most have none), and how far the score of a wholly usual row rises when it
+alone takes the alert's value; the mean of the two. Either alone misleads where features move
+together: putting one of five amount ratios back to usual makes a row stranger, not less strange.
 
 Source: Shapley 1953; Robnik-Šikonja & Kononenko 2008, "Explaining Classifications For Individual
 Instances"; departure: two coalitions in place of a sample of all, so that it stays exact and cheap.
@@ -17,20 +17,15 @@ import polars as pl
 import torch
 
 from models.history import History
-from tasks.features import FEATURES
+from tasks.feature_catalog import FEATURES, USUALLY
 from tasks.tensors import history_of
 from tasks.tracking import Bundle
 from warehouse.queue_records import Reason
 
 REASONS_AN_ALERT = 3
 ALERTS_AT_ONCE = 500  # each is scored twice for every feature
-UNKNOWN = "a value that is usually there is missing"
-MISSING = {
-    "account": "this account has no earlier transactions to compare with",
-    "merchant": "this merchant has no earlier transactions to compare with",
-}
-GROUPS = {feature.name: feature.group for feature in FEATURES}
 PHRASES = {feature.name: feature.phrase for feature in FEATURES}
+MISSING = {feature.name: feature.missing for feature in FEATURES}
 
 
 def explain_alerts(
@@ -47,7 +42,7 @@ def explain_alerts(
         return []
     x = bundle.encoding.matrix(rows)
     weights = feature_weights(x, bundle, history_of(rows, events))  # (alerts, features)
-    is_unusual = x.nan_to_num(nan=math.inf) != usual_row(bundle)
+    is_unusual = differs(x, usual_row(bundle))
     ranked = weights.masked_fill(~is_unusual, -math.inf)
     order = ranked.sort(dim=1, descending=True, stable=True).indices.tolist()
     return [
@@ -57,12 +52,22 @@ def explain_alerts(
 
 
 def usual_row(bundle: Bundle) -> torch.Tensor:
-    """Give the usual value of every feature.
+    """Give the usual value of every feature, NaN where a feature usually has none.
 
     Shape:
         Returns: (features,), float32.
     """
-    return torch.tensor([bundle.usual[name] for name in bundle.encoding.feature_names])
+    values = [bundle.usual[name] for name in bundle.encoding.feature_names]
+    return torch.tensor([math.nan if value is None else value for value in values])
+
+
+def differs(x: torch.Tensor, usual: torch.Tensor) -> torch.Tensor:
+    """Tell which values are not the usual ones; missing is like missing.
+
+    Shape:
+        x: (rows, features). usual: (features,). Returns: (rows, features), bool.
+    """
+    return x.nan_to_num(nan=math.inf) != usual.nan_to_num(nan=math.inf)
 
 
 def feature_weights(
@@ -142,27 +147,36 @@ def _reasons(row: dict[str, object], places: list[int], bundle: Bundle) -> tuple
 
 
 def _reason(name: str, row: dict[str, object], bundle: Bundle) -> Reason | None:
-    """Word a feature's value; None if in words, rounded, it is the usual one."""
-    value = row[name]
+    """Word a feature's value; None if in words it is the usual one, or says nothing against it."""
+    value, usual = row[name], bundle.usual[name]
     if name in bundle.encoding.vocabularies:
         text = "not given" if value is None else str(value)
         return Reason(name, text, None, f"{name} {text} is rare")
     number = float(value) if isinstance(value, int | float) else math.nan
     if math.isnan(number):
-        return Reason(name, None, bundle.usual[name], MISSING.get(GROUPS.get(name, ""), UNKNOWN))
-    usual = bundle.usual[name]
-    phrase = PHRASES.get(name, f"{name} is {{value:.4g}}, usually {{usual:.4g}}")
+        missing = MISSING.get(name, f"{name} is not given")
+        return None if missing is None else Reason(name, None, usual, missing)
+    phrase = PHRASES.get(name, f"{name} is {{value:.4g}}{USUALLY}{{usual:.4g}}")
     amount = number if name == "amount" else row["amount"]
+    if usual is None:
+        text = phrase.partition(USUALLY)[0].format(value=number, amount=amount)
+        return Reason(name, number, None, text)
     text = phrase.format(value=number, usual=usual, amount=amount)
     plain = phrase.format(value=usual, usual=usual, amount=usual if name == "amount" else amount)
     return None if text == plain else Reason(name, number, usual, text)
 
 
-def usual_values(frame: pl.DataFrame, names: Sequence[str], texts: set[str]) -> dict[str, float]:
-    """Find each feature's median over the training rows; the unknown code for categories."""
+def usual_values(
+    frame: pl.DataFrame, names: Sequence[str], texts: set[str]
+) -> dict[str, float | None]:
+    """Find each feature's usual value over the training rows.
+
+    The median; None where most rows have no value; the unknown code for categories.
+    """
     numbers = [name for name in names if name not in texts]
-    medians = frame.select(pl.col(name).cast(pl.Float64).median() for name in numbers).row(0)
+    columns = (pl.col(name).cast(pl.Float64) for name in numbers)
+    medians = frame.select(
+        pl.when(column.count() * 2 >= pl.len()).then(column.median()) for column in columns
+    ).row(0)
     found = dict(zip(numbers, medians, strict=True))
-    return {
-        name: 0.0 if name in texts or found[name] is None else float(found[name]) for name in names
-    }
+    return {name: 0.0 if name in texts else found[name] for name in names}

@@ -7,7 +7,15 @@ Belongs here: declarations. Does not: arithmetic (``tasks.transaction_features``
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+USUALLY = ", usually "
+
 _TIMES = "\N{MULTIPLICATION SIGN}"
+_NEW_ACCOUNT = "this account has too few earlier transactions in 30 days to compare with"
+_NEW_MERCHANT = "this merchant has too few earlier transactions in 30 days to compare with"
+_UNSETTLED = (
+    "in the 30 days old enough for their labels to be known, this account has too few "
+    "transactions to compare with"
+)
 
 
 @dataclass(frozen=True)
@@ -18,7 +26,10 @@ class Feature:
         name: Column name. meaning: One sentence. unit: Of the value; empty for a plain number.
         group: ``account``, ``merchant``, ``label``, ``time`` or ``place``.
         uses_labels: Whether known labels enter it.
-        phrase: A ``str.format`` pattern with {value}, {usual} (of the same feature) and {amount}.
+        phrase: A ``str.format`` pattern with {value}, {amount} and, only after ``USUALLY`` at its
+            end, {usual} (of the same feature).
+        missing: What a missing value says where one is usually there; None if it is no reason to
+            suspect anything, or if there is always a value.
     """
 
     name: str
@@ -27,10 +38,13 @@ class Feature:
     group: str
     uses_labels: bool
     phrase: str
+    missing: str | None
 
 
-def _feature(name: str, group: str, unit: str, meaning: str, phrase: str) -> Feature:
-    return Feature(name, meaning, unit, group, group == "label", phrase)
+def _feature(
+    name: str, group: str, unit: str, meaning: str, phrase: str, missing: str | None = None
+) -> Feature:
+    return Feature(name, meaning, unit, group, group == "label", phrase, missing)
 
 
 def _account_windows() -> list[Feature]:
@@ -67,6 +81,7 @@ def _amount_ratios() -> list[Feature]:
             f"The amount over the {words} of the account's earlier amounts in 30 days, of the "
             "most recent 64.",
             f"amount {{amount:.2f}} is {{value:.1f}} {_TIMES} this account's 30-day {words}",
+            _NEW_ACCOUNT,
         )
         for kind, words in kinds.items()
     ]
@@ -79,9 +94,10 @@ def _settled_amounts() -> list[Feature]:
             f"amount_to_account_settled_{kind}",
             "account",
             "ratio",
-            f"The amount over the {words} of the account's settled amounts: of the 30 days that "
-            "ended one label delay ago, of the most recent 64.",
+            f"The amount over the {words} of the account's settled amounts: the earlier ones of "
+            "the 30 days that ended one label delay ago, of the most recent 64.",
             f"amount {{amount:.2f}} is {{value:.1f}} {_TIMES} this account's settled {words}",
+            _UNSETTLED,
         )
         for kind, words in kinds.items()
     ]
@@ -95,6 +111,7 @@ def _settled_amounts() -> list[Feature]:
             "least a tenth of the mean).",
             "amount {amount:.2f} is {value:.1f} standard deviations above this account's settled "
             "mean",
+            _UNSETTLED,
         ),
         _feature(
             "account_unsettled_max_ratio",
@@ -104,6 +121,7 @@ def _settled_amounts() -> list[Feature]:
             "of its settled ones; 0 if there was none.",
             f"this account's largest amount of late is {{value:.1f}} {_TIMES} its settled mean, "
             "usually {usual:.1f}",
+            _UNSETTLED,
         ),
         _feature(
             "account_unsettled_high_amounts",
@@ -112,6 +130,7 @@ def _settled_amounts() -> list[Feature]:
             "The account's earlier transactions since one label delay ago, of the most recent 64, "
             f"whose amount was above 2 {_TIMES} the median of its settled ones.",
             "{value:.0f} high amounts of this account of late, usually {usual:.0f}",
+            _UNSETTLED,
         ),
     ]
 
@@ -210,6 +229,7 @@ FEATURES: tuple[Feature, ...] = (
         "The amount less the mean of the same earlier amounts, over their standard deviation (at "
         "least a tenth of the mean).",
         "amount {amount:.2f} is {value:.1f} standard deviations above this account's 30-day mean",
+        _NEW_ACCOUNT,
     ),
     *_settled_amounts(),
     _feature(
@@ -218,6 +238,7 @@ FEATURES: tuple[Feature, ...] = (
         "s",
         "Time since the account's previous transaction, within 30 days.",
         "{value:.0f} s after this account's previous transaction, usually {usual:.0f} s",
+        _NEW_ACCOUNT,
     ),
     _feature(
         "is_new_merchant_30d",
@@ -244,6 +265,7 @@ FEATURES: tuple[Feature, ...] = (
         "ratio",
         "The amount over the mean of the merchant's earlier amounts in 30 days.",
         f"amount {{amount:.2f}} is {{value:.1f}} {_TIMES} this merchant's 30-day mean",
+        _NEW_MERCHANT,
     ),
     _feature(
         "amount_merchant_zscore_30d",
@@ -252,6 +274,7 @@ FEATURES: tuple[Feature, ...] = (
         "The amount less the mean of the same earlier amounts, over their standard deviation (at "
         "least a tenth of the mean).",
         "amount {amount:.2f} is {value:.1f} standard deviations above this merchant's 30-day mean",
+        _NEW_MERCHANT,
     ),
     _feature(
         "seconds_since_merchant_transaction",
@@ -259,6 +282,7 @@ FEATURES: tuple[Feature, ...] = (
         "s",
         "Time since the merchant's previous transaction, within 30 days.",
         "{value:.0f} s after this merchant's previous transaction, usually {usual:.0f} s",
+        _NEW_MERCHANT,
     ),
     _feature(
         "days_since_merchant_known_fraud",
@@ -282,6 +306,7 @@ FEATURES: tuple[Feature, ...] = (
         "Time since the merchant's newest known genuine transaction became known, within 30 days.",
         "the last transaction at this merchant known to be genuine is {value:.1f} days back, "
         "usually {usual:.1f}",
+        "no transaction at this merchant became known to be genuine in 30 days",
     ),
     _feature(
         "merchant_fraud_run",
@@ -318,6 +343,7 @@ FEATURES: tuple[Feature, ...] = (
         "share",
         "Share of this category among the account's transactions in 30 days, this one included.",
         "{value:.0%} of this account's transactions are in this category, usually {usual:.0%}",
+        "the category is not given",
     ),
     _feature(
         "amount_to_account_category_mean_30d",
@@ -325,6 +351,7 @@ FEATURES: tuple[Feature, ...] = (
         "ratio",
         "The amount over the mean of the account's earlier amounts in this category in 30 days.",
         f"amount {{amount:.2f}} is {{value:.1f}} {_TIMES} this account's mean in this category",
+        "this account's mean in this category is not known",
     ),
     _feature(
         "distance_to_merchant_km",
@@ -332,6 +359,7 @@ FEATURES: tuple[Feature, ...] = (
         "km",
         "Great-circle distance from the account's coordinates to the merchant's.",
         "{value:.0f} km from the account holder, usually {usual:.0f} km",
+        "the distance from the account holder is not known",
     ),
     _feature(
         "distance_from_previous_km",
@@ -339,6 +367,7 @@ FEATURES: tuple[Feature, ...] = (
         "km",
         "Distance from the merchant of the account's previous transaction, within 30 days.",
         "{value:.0f} km from this account's previous payment, usually {usual:.0f} km",
+        "the distance from this account's previous payment is not known",
     ),
     _feature(
         "speed_from_previous_kmh",
@@ -346,6 +375,7 @@ FEATURES: tuple[Feature, ...] = (
         "km/h",
         "That distance over the time in between, taken as one minute at least.",
         "{value:.0f} km/h from this account's previous payment, usually {usual:.0f} km/h",
+        "the speed from this account's previous payment is not known",
     ),
 )
 

@@ -140,8 +140,9 @@ class Accounts:
         """Positions of the rows of 30 days that ended one label delay ago, the last 64 of them.
 
         By now a fraud among them is known, so what they call usual is not the fraud's own doing.
+        Without a delay they end before the row's own instant, so that no row is among them itself.
         """
-        high = self.rows.bound(self.delay)
+        high = self.rows.bound(max(self.delay, 1))
         return np.maximum(self.rows.bound(self.delay + HISTORY_DAYS * DAY), high - RECENT), high
 
     @cached_property

@@ -124,8 +124,16 @@ def _find_dialect(file: Path) -> SourceSettings | None:
             message = f"expected plain CSV or Parquet, but {file} is {kind} data; unpack it first"
             raise SourceError(message)
     encoding = _find_encoding(start)
-    first = start.decode(encoding, errors="replace").lstrip("\ufeff").splitlines()[0]
-    delimiter = max(DELIMITERS, key=lambda mark: len(_known_names(_split(first, mark))))
+    lines = start.decode(encoding, errors="replace").lstrip("\ufeff").splitlines()
+    try:
+        names = {mark: _known_names(_split(lines[:1], mark)) for mark in DELIMITERS}
+    except csv.Error as error:
+        message = (
+            f"expected a first line with the columns {', '.join(NEEDED_COLUMNS)}, but that of "
+            f"{file} is no header ({error}); correct its name, or deliver it again"
+        )
+        raise SourceError(message) from error
+    delimiter = max(DELIMITERS, key=lambda mark: len(names[mark]))
     return SourceSettings.model_construct(**asdict(Dialect(delimiter, encoding=encoding)))
 
 
@@ -139,8 +147,8 @@ def _find_encoding(start: bytes) -> Encoding:
     return "utf-8"
 
 
-def _split(line: str, delimiter: str) -> list[str]:
-    return next(csv.reader([line], delimiter=delimiter), [])
+def _split(lines: Sequence[str], delimiter: str) -> list[str]:
+    return next(csv.reader(lines, delimiter=delimiter), [])
 
 
 def _known_names(names: Sequence[str]) -> dict[str, str]:

@@ -1,5 +1,6 @@
 """Reasons: few, true, distinct, and the features that carry the score."""
 
+import json
 import random
 import re
 from dataclasses import replace
@@ -14,8 +15,16 @@ from models.ensemble_fit import EnsembleConfig, fit_ensemble
 from models.registry import REGISTRY
 from models.stack_fit import LabelledRows, StackConfig, fit_stack
 from models.training import TrainingConfig
-from tasks.explain import REASONS_AN_ALERT, explain_alerts, feature_weights, usual_row
+from tasks.explain import (
+    REASONS_AN_ALERT,
+    differs,
+    explain_alerts,
+    feature_weights,
+    usual_row,
+    usual_values,
+)
 from tasks.feature_catalog import BOOK_FEATURES, LEAN_FEATURES
+from tasks.flagging import threshold_basis
 from tasks.tensors import Encoding, history_of
 from tasks.tracking import Bundle
 from tests.models.conftest import (
@@ -28,9 +37,10 @@ from tests.models.conftest import (
     make_training_rows,
     plant_new_merchant_at_night,
 )
-from tests.tasks.test_fit import AS_OF, CAPACITY, small_bundle, small_frame
+from tests.tasks.test_fit import AS_OF, QUEUE, small_bundle, small_frame
 
 WITH_CATEGORY = ("category", *BOOK_FEATURES)
+POLICY = threshold_basis(QUEUE)
 
 
 @pytest.fixture(scope="module", params=[LEAN_FEATURES, WITH_CATEGORY], ids=["lean", "book"])
@@ -85,7 +95,7 @@ def test_named_features_carry_the_score_more_than_others(bundle, rows):
     names = bundle.encoding.feature_names
     choose = random.Random(1)  # noqa: S311 (features, not secrets)
     without, at_random = x.clone(), x.clone()
-    unusual = x.nan_to_num(nan=float("inf")) != usual
+    unusual = differs(x, usual)
     for place, reasons in enumerate(explain_alerts(rows, bundle)):
         named = [names.index(reason.feature) for reason in reasons]
         others = [c for c in unusual[place].nonzero().flatten().tolist() if c not in named]
@@ -120,25 +130,116 @@ def test_weights_are_the_same_in_blocks_of_alerts(bundle, rows, monkeypatch):
     assert torch.equal(feature_weights(x, bundle), once)
 
 
-def test_missing_history_and_rare_category_are_worded():
-    bundle = small_bundle(*WITH_CATEGORY)
-    row = (
-        small_frame()
-        .head(1)
-        .with_columns(
-            category=pl.lit("space travel"), account_mean_amount_30d=pl.lit(None, pl.Float32)
-        )
+# missing values
+
+OFTEN_MISSING = (
+    "amount",
+    "amount_to_account_median_30d",
+    "amount_to_account_settled_mean",
+    "seconds_since_merchant_transaction",
+    "days_since_merchant_known_genuine",
+    "days_since_merchant_fraud_run_began",
+)
+NOT_USUAL = OFTEN_MISSING[-1]  # most rows have none
+
+
+def row_with(bundle, **values):
+    """A row of usual values but for those given."""
+    row = small_frame().head(1)
+    return row.with_columns(
+        pl.lit(values.get(name, bundle.usual[name])).cast(row.schema[name]).alias(name)
+        for name in bundle.encoding.feature_names
     )
-    names = ["category", "account_mean_amount_30d"]
-    usual = [name for name in bundle.encoding.feature_names if name not in names]
-    row = row.with_columns(
-        pl.lit(bundle.usual[name]).cast(row.schema[name]).alias(name) for name in usual
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "amount_to_account_median_30d",
+            "this account has too few earlier transactions in 30 days to compare with",
+        ),
+        (
+            "amount_to_account_settled_mean",
+            "in the 30 days old enough for their labels to be known, this account has too few "
+            "transactions to compare with",
+        ),
+        (
+            "seconds_since_merchant_transaction",
+            "this merchant has too few earlier transactions in 30 days to compare with",
+        ),
+        (
+            "days_since_merchant_known_genuine",
+            "no transaction at this merchant became known to be genuine in 30 days",
+        ),
+    ],
+)
+def test_missing_value_is_worded_by_what_it_says(name, text):
+    bundle = small_bundle(*OFTEN_MISSING)
+    (reasons,) = explain_alerts(row_with(bundle, **{name: None}), bundle)
+    found = [(reason.feature, reason.value, reason.usual, reason.text) for reason in reasons]
+    assert found == [(name, None, bundle.usual[name], text)]
+
+
+def test_usual_value_is_missing_where_most_rows_have_none():
+    frame = pl.DataFrame(
+        {
+            "half": [1.0, 3.0, None, None],
+            "rare": [1.0, None, None, None],
+            "never": pl.Series([None] * 4, dtype=pl.Float32),
+            "text": ["a", "b", None, None],
+        }
     )
-    texts = {reason.feature: reason for reason in explain_alerts(row, bundle)[0]}
-    found = texts.get("account_mean_amount_30d")
-    assert found is not None
-    assert found.text == "this account has no earlier transactions to compare with"
-    assert found.value is None
+    usual = usual_values(frame, frame.columns, {"text"})
+    assert usual == {"half": 2.0, "rare": None, "never": None, "text": 0.0}
+
+
+def test_no_known_fraud_is_no_reason_and_a_known_one_is_removed_by_putting_it_back():
+    bundle = small_bundle(*OFTEN_MISSING)
+    assert bundle.usual[NOT_USUAL] is None
+    usual, known = row_with(bundle), row_with(bundle, **{NOT_USUAL: 2.0})
+    assert explain_alerts(usual, bundle) == [()]
+    (reasons,) = explain_alerts(known, bundle)
+    found = [(reason.feature, reason.value, reason.usual, reason.text) for reason in reasons]
+    text = "nothing but fraud became known of this merchant for 2.0 days"
+    assert found == [(NOT_USUAL, 2.0, None, text)]
+    x, floor = (bundle.encoding.matrix(row) for row in (known, usual))
+    place = bundle.encoding.feature_names.index(NOT_USUAL)
+    assert floor[0, place].isnan()
+    fall = bundle.ensemble.score(x) - bundle.ensemble.score(floor)
+    assert fall.abs() > 0.01
+    expected = torch.zeros(x.shape).index_fill(1, torch.tensor(place), fall.item())
+    torch.testing.assert_close(feature_weights(x, bundle), expected)
+    torch.testing.assert_close(feature_weights(floor, bundle), torch.zeros(x.shape))
+
+
+def test_no_known_fraud_where_one_is_usual_is_no_reason():
+    bundle = small_bundle(*OFTEN_MISSING)
+    plagued = replace(bundle, usual=bundle.usual | {NOT_USUAL: 3.0})
+    assert explain_alerts(row_with(plagued, **{NOT_USUAL: None}), plagued) == [()]
+
+
+@pytest.mark.parametrize("name", ["seconds_since_merchant_transaction", *OFTEN_MISSING[-2:]])
+def test_value_where_there_is_usually_none_is_worded_without_a_usual_one(name):
+    bundle = small_bundle(*OFTEN_MISSING)
+    scarce = replace(bundle, usual=bundle.usual | {name: None})
+    (reasons,) = explain_alerts(row_with(scarce, **{name: 4.0}), scarce)
+    (reason,) = reasons
+    assert (reason.feature, reason.value, reason.usual) == (name, 4.0, None)
+    assert "4" in reason.text
+    assert not re.search(r"usual|nan|none", reason.text, re.IGNORECASE)
+
+
+def test_missing_usual_value_survives_saving_as_plain_json(tmp_path):
+    bundle = small_bundle(*OFTEN_MISSING)
+    bundle.save(tmp_path)
+    text = (tmp_path / "encoding.json").read_text(encoding="utf-8")
+    refused = pytest.fail  # NaN and Infinity are no JSON
+    assert json.loads(text, parse_constant=refused)["usual"][NOT_USUAL] is None
+    loaded = Bundle.load(tmp_path)
+    assert loaded.usual == bundle.usual
+    row = row_with(bundle, **{NOT_USUAL: 2.0})
+    assert explain_alerts(row, loaded) == explain_alerts(row, bundle)
 
 
 def test_no_alerts_have_no_reasons(bundle, rows):
@@ -168,7 +269,7 @@ def alone(request):
     train = make_training_rows(4000, 1)
     ensemble, _ = fit_ensemble(train, make_training_rows(2000, 2), FEATURES, config, seed=0)
     usual = dict(zip(FEATURES, train.x.median(dim=0).values.tolist(), strict=True))
-    bundle = Bundle(ensemble, Encoding(FEATURES, {}), usual, CAPACITY)
+    bundle = Bundle(ensemble, Encoding(FEATURES, {}), usual, POLICY)
     kinds = [plant(make_normal_rows(ALERTS, 3)) for plant in ANOMALIES.values()]
     x = torch.cat(kinds)
     past = make_history(len(x), 4)
@@ -251,7 +352,7 @@ def stacked(request):
     )
     ensemble.stack, _ = fit_stack(ensemble, *labelled, chosen, seed=0)
     usual = dict(zip(FEATURES, train.x.median(dim=0).values.tolist(), strict=True))
-    return Bundle(ensemble, Encoding(FEATURES, {}), usual, CAPACITY)
+    return Bundle(ensemble, Encoding(FEATURES, {}), usual, POLICY)
 
 
 def test_what_only_the_trees_see_is_weighed_as_by_scoring_every_variant(stacked):

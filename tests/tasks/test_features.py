@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from tasks.feature_catalog import FEATURES as CATALOG
+from tasks.feature_catalog import USUALLY
 from tasks.features import (
     BOOK_FEATURES,
     BOOSTED_FEATURES,
@@ -184,7 +185,8 @@ def oracle_settled(row, own, delay):
     at, amount = row["occurred_at"], row["amount"]
     until = at - delay * DAYS
     own = sorted(own, key=lambda r: (r["occurred_at"], r["amount"]))
-    settled = [r["amount"] for r in own if until - 30 * DAYS < r["occurred_at"] <= until][-64:]
+    earlier = [r for r in own if until - 30 * DAYS < r["occurred_at"] < at]
+    settled = [r["amount"] for r in earlier if r["occurred_at"] <= until][-64:]
     late = [r["amount"] for r in own if until < r["occurred_at"] < at][-64:]
     out = {"amount_account_settled_zscore": oracle_zscore(amount, settled)}
     if settled:
@@ -592,6 +594,22 @@ def test_history_takes_the_most_recent_64_and_ties_by_amount():
     assert last["account_mean_amount_30d"] == pytest.approx((5050 + 1000) / 101)
 
 
+@pytest.mark.parametrize(("delay", "expected"), [(0, [None, 5.0, 2.0]), (1, [None, None, 2.0])])
+def test_settled_amounts_do_not_hold_the_row_itself(delay, expected):
+    """Neither do they hold one of the same instant."""
+    hours = (0, 12, 36)
+    rows = [
+        transaction(f"{hour:02d}-{i}", BEGIN + timedelta(hours=hour), amount=amount)
+        for hour, amount in zip(hours, (1.0, 5.0, 10.0), strict=True)
+        for i in range(2)
+    ]
+    names = ["amount_to_account_settled_max", "account_unsettled_max_ratio"]
+    found = compute(*frames(rows, []), label_delay_days=delay, names=names)
+    assert found.sort("transaction_id")[names[0]].to_list()[::2] == expected
+    if delay == 0:
+        assert found.sort("transaction_id")[names[1]].to_list()[2:] == [0, 0, 0, 0]
+
+
 def test_weekend_and_night_are_local():
     late_friday = datetime(2024, 1, 5, 23, 30, tzinfo=UTC)
     utc = compute(*frames([transaction("x", late_friday)], [])).row(0, named=True)
@@ -663,7 +681,17 @@ def test_every_declared_feature_is_computed_and_every_computed_one_declared():
 def test_phrases_can_be_filled_in(feature):
     text = feature.phrase.format(value=2.5, usual=1.25, amount=412.0)
     assert "{" not in text
+    assert feature.phrase.partition(USUALLY)[0].format(value=2.5, amount=412.0) in text
     assert feature.meaning.endswith(".")
+
+
+def test_what_a_first_transaction_lacks_is_worded_unless_it_is_a_label():
+    found = compute(*frames([transaction("x", BEGIN)], [])).row(0, named=True)
+    for feature in FEATURES:
+        if found[feature.name] is not None:
+            assert feature.missing is None, feature.name
+        elif not feature.uses_labels:
+            assert feature.missing, feature.name
 
 
 def test_docs_are_up_to_date():

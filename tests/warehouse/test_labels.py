@@ -17,7 +17,6 @@ from warehouse.labels import (
     import_labels,
     label_conflicts,
     list_rejected_labels,
-    newest_decision_moment,
     record_decisions,
 )
 from warehouse.privacy import PseudonymKey
@@ -408,6 +407,13 @@ REFUSED = {
     "gzip": (gzip.compress(b"transaction_id,label,known_at\n"), "is gzip data; unpack it first"),
     "cut parquet": (b"PAR1 and no more", "cannot be read as a table of labels"),
     "only line ends": (b"\n\n\n", "has no transaction_id|is empty"),
+    "only a mark": (codecs.BOM_UTF8, "is empty: expected a header line"),
+    "only a wide mark": (codecs.BOM_UTF16_LE, "is empty: expected a header line"),
+    "endless line": (
+        b"x" * 140_000,
+        "expected a first line with the columns transaction_id, label, known_at, but that of .* is "
+        "no header",
+    ),
 }
 
 
@@ -529,7 +535,6 @@ def decided(tmp_path):
 def test_verdicts_become_labels_from_the_moment_of_the_decision(labels, decided):
     for number, verdict in enumerate(["fraud", "genuine", "unsure"], start=1):
         decided.decide(number, verdict, "ann")
-    assert newest_decision_moment(labels.lake) is None
     decisions = decided.decisions()
     assert record_decisions(labels.lake, decisions) == 2
     moments = [one.decided_at for one in decisions]
@@ -539,7 +544,6 @@ def test_verdicts_become_labels_from_the_moment_of_the_decision(labels, decided)
     ]
     assert labels.truth(moments[0] - timedelta(microseconds=1)) == {}
     assert labels.truth(moments[0]) == {"t0115-0": True}
-    assert newest_decision_moment(labels.lake) == moments[1]
 
 
 def test_decisions_recorded_before_add_nothing_and_make_no_snapshot(labels, decided):
@@ -560,7 +564,7 @@ def test_decisions_recorded_before_add_nothing_and_make_no_snapshot(labels, deci
 def test_decisions_of_one_moment_are_all_recorded_and_the_later_of_an_alert_counts(labels):
     def decision(number, transaction, verdict):
         said = (number, 1, 1, transaction, DAY, "account 0", "shop 0", verdict, "ann", "")
-        return Decision(*said, decided_at=NOON, inclusion_probability=1.0)
+        return Decision(*said, decided_at=NOON)
 
     first = decision(1, "t0115-0", "fraud")
     assert record_decisions(labels.lake, [first]) == 1
