@@ -82,6 +82,10 @@ class BoostedReport:
     validation_ap: float
 
 
+class TooFewLabelsError(ValueError):
+    """There are too few frauds or genuine rows to learn from, or to judge by."""
+
+
 class Boosted:
     """Log-odds of fraud from boosted trees, which take raw values and missing ones as they are.
 
@@ -141,7 +145,8 @@ class Boosted:
                 is_fraud: (rows,), is_fraud_validation: (validation rows,), boolean.
 
         Raises:
-            ValueError: if a width is wrong, or there are too few frauds to learn from or judge by.
+            ValueError: if a width is wrong.
+            TooFewLabelsError: if there are too few frauds to learn from or judge by.
         """
         started = time.perf_counter()
         train, validation = self._matrix(x), self._matrix(x_validation)
@@ -283,12 +288,12 @@ def _labels(is_fraud: Tensor, rows: Matrix) -> npt.NDArray[np.bool_]:
 
 def _require_both_kinds(y: npt.NDArray[np.bool_], y_validation: npt.NDArray[np.bool_]) -> None:
     if y.sum() < LEAST_FRAUDS or y.all():
-        raise ValueError(
+        raise TooFewLabelsError(
             f"expected at least {LEAST_FRAUDS} known frauds and a genuine row to learn from, "
             f"got {y.sum()} frauds in {len(y)} rows; wait for more labels"
         )
     if not y_validation.any() or y_validation.all():
-        raise ValueError(
+        raise TooFewLabelsError(
             "expected frauds and genuine rows to validate on, "
             f"got {y_validation.sum()} frauds in {len(y_validation)} rows"
         )

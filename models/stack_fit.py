@@ -22,7 +22,7 @@ class StackConfig:
         member_scores: Whether the trees also see the members' surprises.
         capacity: Alerts a day.
         are_all_labelled: Whether somebody looked for fraud among all rows, not only among alerts; else
-            labels do not widen the share below.
+            decided rows say how many trees, and labels do not widen the share below.
         reserved_share: Least share of the capacity kept for what only the members find.
         boosted: How the trees are grown.
         calibration: How their log-odds become tail probabilities.
@@ -73,30 +73,36 @@ def fit_stack(
 ) -> tuple[Stack, BoostedReport]:
     """Fit the trees on ``train``; ``tuning`` rows of later days say how many.
 
-    All held-out rows set the rule that joins the scores, their genuine ones calibrate the trees.
+    They also set the rule that joins the scores. All held-out genuine rows calibrate the trees.
     The trees are not fitted anew with the held-out days, so that a gate can judge the very model on
     them. The members' average in that rule has the ensemble's weights as they are: weights learned from
     labels trust what finds known frauds, and the trees find these better.
 
     Raises:
-        ValueError: if there are too few frauds among the rows, or a column is missing.
+        TooFewLabelsError: if there are too few frauds among the rows.
+        ValueError: if a column is missing.
     """
     members = tuple(MEMBER_PREFIX + name for name in ensemble.members)
     wanted = (*config.features, *(members if config.member_scores else ()))
     boosted = Boosted(config.boosted, wanted, config.categorical)
-    seen, seen_tuning, seen_held_out = (
-        _seen(boosted, ensemble, rows) for rows in (train, tuning, held_out)
+    stopping = tuning if config.are_all_labelled else tuning.where(tuning.is_labelled)
+    report = boosted.fit(
+        _seen(boosted, ensemble, train),
+        train.is_fraud,
+        _seen(boosted, ensemble, stopping),
+        stopping.is_fraud,
+        seed=seed,
     )
-    report = boosted.fit(seen, train.is_fraud, seen_tuning, tuning.is_fraud, seed=seed)
-    scores = boosted.score(seen_held_out)
-    calibration = Calibration(config.calibration).fit(scores[~held_out.is_fraud])
+    genuine = held_out.where(~held_out.is_fraud)
+    scores = boosted.score(_seen(boosted, ensemble, genuine))
+    calibration = Calibration(config.calibration).fit(scores)
     hybrid = choose_hybrid(
-        ensemble.average(held_out.members),
-        calibration.forward(scores).float(),
-        held_out.days,
+        ensemble.average(tuning.members),
+        calibration.forward(boosted.score(_seen(boosted, ensemble, tuning))).float(),
+        tuning.days,
         capacity=config.capacity,
         reserved_share=config.reserved_share,
-        is_fraud=held_out.is_fraud if config.are_all_labelled else None,
+        is_fraud=tuning.is_fraud if config.are_all_labelled else None,
     )
     return Stack(boosted, calibration, hybrid), report
 

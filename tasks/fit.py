@@ -20,7 +20,7 @@ from models.registry import REGISTRY
 from models.stack_fit import StackConfig
 from tasks.explain import usual_values
 from tasks.feature_catalog import feature_names
-from tasks.flagging import choose_threshold
+from tasks.flagging import choose_threshold, threshold_basis
 from tasks.history import HISTORY_CHANNELS
 from tasks.review_settings import QueueSettings
 from tasks.stack import Trial, add_probability, held_out_rows, try_stack
@@ -143,7 +143,7 @@ def fit_data(
     add_probability(ensemble, data, rows, scores)
     ensemble.threshold = choose_threshold(scores, rows.all.days, rows.all.is_fraud, queue)
     usual = usual_values(train, encoding.feature_names, set(encoding.vocabularies))
-    return Fitted(Bundle(ensemble, encoding, usual, queue.capacity), reports, trial)
+    return Fitted(Bundle(ensemble, encoding, usual, threshold_basis(queue)), reports, trial)
 
 
 def _trees(data: TrainingData, settings: TrainSettings) -> list[str]:
@@ -191,7 +191,8 @@ def require_meaning(settings: TrainSettings) -> None:
     Raises:
         SettingsError: naming them, and what can be used.
     """
-    for names in (settings.features, *settings.member_features.values()):
+    trees = settings.ensemble.features
+    for names in (settings.features, trees, *settings.member_features.values()):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             message = f"[train] features: {twice} are named twice; name each once"

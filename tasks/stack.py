@@ -8,6 +8,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from models.boosted import TooFewLabelsError
 from models.ensemble import Ensemble
 from models.ensemble_fit import weights_beside_trees
 from models.metrics import average_precision
@@ -85,7 +86,7 @@ def try_stack(
     ensemble.weights = {name: beside.get(name, 1.0) for name in ensemble.members}
     try:
         stack, seconds = _fit(data, settings.seed, encoding, ensemble, rows, config)
-    except ValueError as error:
+    except TooFewLabelsError as error:
         ensemble.weights = alone
         return _fall_back(f"no boosted trees: {error}", rows)
     judged = rows.validation
@@ -114,7 +115,8 @@ def learned_weights(
 ) -> dict[str, float]:
     """Learn the members' weights, if the settings want it and enough frauds are known."""
     enough = int(rows.tuning.is_fraud.sum()) >= LEAST_FRAUDS_TO_WEIGH
-    if not (data.is_mature and settings.weighting == "learned" and enough):
+    is_told = data.is_mature and not data.is_selective
+    if not (is_told and settings.weighting == "learned" and enough):
         return ensemble.weights
     weights = learn_weights(rows.tuning.members, rows.tuning.is_fraud)
     return dict(zip(ensemble.members, weights.tolist(), strict=True))
@@ -123,12 +125,15 @@ def learned_weights(
 def add_probability(ensemble: Ensemble, data: TrainingData, rows: HeldOut, scores: Tensor) -> None:
     """Learn what probability of fraud a score stands for, from enough frauds of validation days.
 
+    Where only alerts were looked at, nobody can tell.
+
     Shape:
         scores: (held-out rows,).
     """
     is_later = rows.all.days >= (data.validation[0] - EPOCH).days
     is_fraud = rows.all.is_fraud[is_later]
-    if data.is_mature and int(is_fraud.sum()) >= LEAST_FRAUDS:
+    is_told = data.is_mature and not data.is_selective
+    if is_told and int(is_fraud.sum()) >= LEAST_FRAUDS:
         ensemble.probability = Probability.fit(scores[is_later], is_fraud)
 
 

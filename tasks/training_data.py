@@ -21,6 +21,7 @@ from warehouse.connection import Lake
 from warehouse.errors import ModelMissingError, SettingsError
 from warehouse.ledger import digest
 from warehouse.reads import (
+    are_selective,
     count_frauds_by_source,
     count_transactions,
     read_label_statements,
@@ -49,8 +50,8 @@ class TrainingSpan:
 
     ``last`` is the newest day that is mature at the start of ``as_of``: what is not labelled fraud
     by then counts as genuine. Where too few labels are known to learn from, nothing is waited for:
-    ``is_mature`` is unset, and ``last`` is the day before. ``is_selective`` tells whether only
-    analysts found the known frauds, who saw what models had flagged.
+    ``is_mature`` is unset, and ``last`` is the day before. ``is_selective`` tells whether analysts,
+    who saw what models had flagged, found most of the known frauds.
     """
 
     as_of: date
@@ -290,17 +291,18 @@ def _drop_unused_events(
 def choose_span(
     lake: Lake, settings: TrainSettings, as_of: date, request: FeatureRequest
 ) -> TrainingSpan:
-    """Choose the days: the mature ones, unless too few frauds are known of them to learn from.
+    """Choose the days: the mature ones, unless too few frauds are known before those held out.
 
     A source that labels every transaction is always waited for.
     """
     mature = TrainingSpan.of(settings, as_of, request.maturity_days)
     if request.is_labelled:
         return mature
-    found = count_frauds_by_source(lake, mature.first, mature.last, request.start_of(as_of))
+    to_learn_from = mature.held_out - timedelta(days=1)
+    found = count_frauds_by_source(lake, mature.first, to_learn_from, request.start_of(as_of))
     if sum(found.values()) < LEAST_FRAUDS:
         return TrainingSpan.of(settings, as_of, request.maturity_days, is_mature=False)
-    return replace(mature, is_selective=set(found) == {"analyst"})
+    return replace(mature, is_selective=are_selective(found))
 
 
 def load_training_data(

@@ -41,6 +41,16 @@ def test_of_many_rows_all_frauds_and_a_sample_stay(frauds, expected):
     assert chosen["transaction_id"].is_sorted()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_rows_that_a_seed_has_drawn_are_drawn_anew(seed):
+    rows = make_rows(40_000, 100)
+    before = rows.filter(
+        pl.col("is_fraud") | (pl.col("transaction_id").hash(seed) / 2.0**64 >= 0.5)
+    )
+    chosen = choose_labelled_rows(before)
+    assert chosen.height - 100 == pytest.approx(5000, rel=0.15)
+
+
 def test_the_order_of_the_rows_does_not_choose():
     rows = make_rows(20_000, 100)
     mixed = choose_labelled_rows(rows.sample(fraction=1, shuffle=True, seed=3))

@@ -141,6 +141,28 @@ def test_days_that_are_not_mature_teach_no_trees():
     assert fitted.bundle.ensemble.probability is None
 
 
+def test_alerts_alone_tell_no_probability_and_no_weights():
+    chosen = with_ensemble(mode="stacked")
+    frame = features()
+    decided = pl.col("transaction_id").hash() % 4 > 0
+    data = choose(chosen, frame.with_columns(pl.col("is_fraud") & decided, is_labelled=decided))
+    weights = []
+    for is_selective in (False, True):
+        fitted = fit_data(
+            replace(data, is_selective=is_selective), chosen, queue=QUEUE, device="cpu"
+        )
+        assert fitted.trial.mode == "stacked"
+        weights.append(fitted.bundle.ensemble.stack.hybrid.reserved_share)
+        assert (fitted.bundle.ensemble.probability is None) is is_selective
+    assert weights[1] == chosen.ensemble.reserved_share <= weights[0]
+
+
+def test_feature_of_the_trees_named_twice_is_refused():
+    chosen = with_ensemble(features=("amount", "amount"))
+    with pytest.raises(SettingsError, match="named twice"):
+        fit_data(choose(with_ensemble()), chosen, queue=QUEUE, device="cpu")
+
+
 def test_score_does_not_depend_on_the_rows_beside_it():
     frame, bundle = later(), fit(mode="stacked").bundle
     whole = score_frame(bundle, frame)
