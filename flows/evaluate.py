@@ -1,7 +1,7 @@
 """Judge the stored scores of a range of days, and write the page that shows it."""
 
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 from prefect import flow
@@ -16,6 +16,7 @@ from tasks.report import newest_model, summarise, write_report
 from tasks.steps import collect_decisions
 from tasks.tracking import Registry
 from warehouse.errors import UserError
+from warehouse.maturity import last_mature_day
 from warehouse.reads import read_scores, read_truth
 
 
@@ -63,7 +64,7 @@ def _judge(context: Context, start: date, end: date, now: datetime) -> Evaluatio
         raise UserError(message)
     criteria = Criteria(
         capacity=context.capacity,
-        last_mature=now.date() - timedelta(days=context.maturity_days + 1),
+        last_mature=last_mature_day(now, context.source.time_zone, context.maturity_days),
         segments=settings.segments,
         amount_bands=settings.amount_bands,
         resamples=settings.resamples,

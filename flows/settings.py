@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tasks.context import Context
 from tasks.review_settings import (
@@ -65,6 +65,18 @@ class Settings(BaseModel):
     run: RunSettings = RunSettings()
     folder: Path = Field(exclude=True)
     pseudonym_key: PseudonymKey | None = Field(None, exclude=True)
+
+    @model_validator(mode="after")
+    def _require_labels_to_arrive_first(self) -> Self:
+        delay = self.source.label.delay_days if self.source.label else 0
+        mature = self.labels.mature_after_days
+        if mature is not None and mature < delay:
+            message = (
+                f"labels.mature_after_days must not be less than source.label.delay_days, {delay}: "
+                f"frauds of days that count as judged would not be known yet; got {mature}"
+            )
+            raise ValueError(message)
+        return self
 
     def context(self) -> Context:
         """Give what the steps need, as plain values."""

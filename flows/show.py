@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from flows.options import Lane
+
 if TYPE_CHECKING:
     from flows.backfill import BackfillReport, DayPlan
     from flows.evaluate import EvaluationReport
@@ -148,6 +150,7 @@ def night(report: "NightReport", *, as_json: bool) -> None:
             {
                 "ingested": report.ingested,
                 "queued": report.queued,
+                "drawn_for_audit": len(report.scored.audit),
                 "scored": {
                     "rows": report.scored.rows,
                     "flagged": len(report.scored.alerts),
@@ -170,6 +173,8 @@ def night(report: "NightReport", *, as_json: bool) -> None:
         f"{queued.added} new alerts ({queued.already_there} were queued already), "
         f"{queued.cases_opened} cases opened, {queued.cases_appended} appended to"
     )
+    if report.scored.audit:
+        line(f"{len(report.scored.audit)} drawn at random in lane {Lane.AUDIT}")
 
 
 def plan(plans: "list[DayPlan]", *, as_json: bool) -> None:

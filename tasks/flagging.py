@@ -42,6 +42,20 @@ def choose_threshold(
     return threshold_for_capacity(split_by_day(scores, days), queue.capacity)
 
 
+def threshold_basis(queue: QueueSettings) -> str:
+    """Say what ``choose_threshold`` chooses by.
+
+    Example:
+        >>> threshold_basis(QueueSettings(threshold="false_positives", false_positives=5))
+        'false_positives 5.0 a day'
+    """
+    if queue.threshold == "false_positives":
+        return f"false_positives {queue.false_positives} a day"
+    if queue.threshold == "score":
+        return f"score {queue.least_score}"
+    return f"capacity {queue.capacity}"
+
+
 def flag(ranked: pl.DataFrame, threshold: float, queue: QueueSettings) -> pl.DataFrame:
     """Add ``is_flagged``: whether a row passes by itself and is within the day's capacity.
 

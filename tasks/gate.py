@@ -2,9 +2,13 @@
 
 Both score the challenger's validation days, from the same features, and are judged by what was
 known when the challenger was trained. The champion must have learned from none of these days. The
-challenger's members and trees have not learned from them either, but they were calibrated on them,
-and whether the trees join and where the threshold lies was chosen on them; ``NOTE`` says so beside
-the figures.
+challenger's members and trees have not learned from them either, but other things of it were chosen
+on them; ``NOTE`` names them beside the figures.
+
+Where analysts found most of the days' known frauds, nobody knows what the rows are that no model
+flagged: they are not judged, for a challenger that finds frauds among them would be scored down.
+What is left was flagged by the champion, but for the audit sample, so that the verdict tells how
+the models order these rows, and nothing of frauds that analysts never saw.
 """
 
 from collections.abc import Mapping
@@ -37,15 +41,24 @@ from tasks.training_data import (
 )
 from warehouse.connection import Lake
 from warehouse.errors import ModelMissingError, SourceError, UserError
-from warehouse.reads import count_transactions, read_truth
+from warehouse.maturity import last_mature_day
+from warehouse.reads import (
+    are_selective,
+    count_frauds_by_source,
+    count_transactions,
+    read_truth,
+)
 
 Verdict = Literal["better", "not shown to be better", "not comparable"]
 
 ROLES = ("champion", "challenger")
 SEED = 0  # of the resampled days, so that the same models get the same verdict
+LEAST_DECIDED = 100  # transactions that analysts judged; fewer tell too little of a model
 NOTE = (
-    "The challenger was calibrated on these days, and whether its trees join was decided on them; "
-    "of the champion neither is true, so that a small gain may be that alone."
+    "The challenger was calibrated on these days and the tuning days before them; its threshold "
+    "was chosen on both, its probability was fitted and whether its trees join was decided on "
+    "these days, the hybrid's reserve was chosen on the tuning days. Of the champion none of this "
+    "is true, so that a small gain may be that alone."
 )
 
 
@@ -184,42 +197,50 @@ def compare(
     """Judge both models on the days from ``first`` to ``last``, as far as these are mature.
 
     The challenger passes when the lower end of the 95 % interval of its gain in average precision,
-    over resampled days, exceeds ``settings.least_gain``.
+    over resampled days, exceeds ``settings.least_gain``. Where analysts found most of the frauds,
+    the rows without a decision are unknown, and too few decided ones are not comparable.
     """
     as_of = challenger[0].as_of
-    mature = last_mature_day(last, as_of, request)
+    judged_at = request.start_of(as_of)
+    mature = min(last, last_mature_day(judged_at, request.time_zone, request.maturity_days))
 
     def conclude(verdict: Verdict, reason: str, measured: Measured | None = None) -> Comparison:
         old, new = champion[0].version, challenger[0].version
         return Comparison(old, new, first, mature, as_of, verdict, reason, measured)
 
-    obstacle = _find_obstacle(champion[0], first, last, as_of, request)
+    obstacle = _find_obstacle(champion[0], first, last, mature, as_of, request)
     if obstacle:
         return conclude("not comparable", obstacle)
     bundles = {"champion": champion[1], "challenger": challenger[1]}
     scored = score_both(lake, bundles, first, mature, request, settings.queue)
-    judged_at = request.start_of(as_of)
-    rows = add_truth(lake, scored, first, mature, judged_at, request.maturity_days)
-    frauds = rows["is_fraud"].sum()
-    if frauds in (0, rows["is_fraud"].count()):
-        return conclude(
-            "not comparable",
-            f"of {rows.height:,} transactions from {first} to {mature}, {frauds:,} were known to "
-            f"be frauds on {as_of}, and both frauds and others are needed",
-        )
+    is_selective = not request.is_labelled and are_selective(
+        count_frauds_by_source(lake, first, mature, judged_at)
+    )
+    waited = None if is_selective else request.maturity_days
+    rows = add_truth(lake, scored, first, mature, judged_at, waited)
+    gap = _find_gap(rows, first, mature, as_of, is_selective=is_selective)
+    if gap:
+        return conclude("not comparable", gap)
     measured = measure(rows, settings)
-    return conclude(*_judge(measured, settings.least_gain), measured)
-
-
-def last_mature_day(last: date, as_of: date, request: FeatureRequest) -> date:
-    """Give the last day up to ``last`` whose labels had all come by the start of ``as_of``."""
-    return min(last, as_of - timedelta(days=1 + request.maturity_days))
+    verdict, reason = _judge(measured, settings.least_gain)
+    if is_selective:
+        reason += (
+            f"; judged on the {measured.transactions:,} of {rows.height:,} transactions that "
+            "somebody decided on, since analysts found most of the frauds: what they never saw "
+            "does not count"
+        )
+    return conclude(verdict, reason, measured)
 
 
 def _find_obstacle(
-    champion: RegisteredModel, first: date, last: date, as_of: date, request: FeatureRequest
+    champion: RegisteredModel,
+    first: date,
+    last: date,
+    mature: date,
+    as_of: date,
+    request: FeatureRequest,
 ) -> str | None:
-    """Say why the champion cannot be judged on the days, if it cannot."""
+    """Say why the champion cannot be judged on the days up to ``mature``, if it cannot."""
     learned = learned_until(champion)
     if learned >= first:
         return (
@@ -227,10 +248,29 @@ def _find_obstacle(
             f"challenger's validation days begin on {first}: the champion would be judged on what "
             "it was taught; train a challenger as of a later day"
         )
-    if last_mature_day(last, as_of, request) < first:
+    if mature < first:
         return (
             f"none of the days from {first} to {last} was mature on {as_of}: their labels may come "
             f"for {request.maturity_days} days; train a challenger as of a later day"
+        )
+    return None
+
+
+def _find_gap(
+    rows: pl.DataFrame, first: date, last: date, as_of: date, *, is_selective: bool
+) -> str | None:
+    """Say what is not known of the rows that judging them needs, if anything."""
+    judged, frauds = rows["is_fraud"].count(), rows["is_fraud"].sum()
+    if is_selective and judged < LEAST_DECIDED:
+        return (
+            f"analysts found most of the frauds known from {first} to {last}, so that only what "
+            f"was decided on by {as_of} can be judged: {judged:,} transactions, and "
+            f"{LEAST_DECIDED} are needed"
+        )
+    if frauds in (0, judged):
+        return (
+            f"of {rows.height:,} transactions from {first} to {last}, {frauds:,} were known to "
+            f"be frauds on {as_of}, and both frauds and others are needed"
         )
     return None
 
@@ -301,14 +341,17 @@ def add_truth(
     first: date,
     last: date,
     judged_at: datetime,
-    maturity_days: int,
+    maturity_days: int | None,
 ) -> pl.DataFrame:
     """Add ``is_fraud`` as known at a moment.
 
-    What nobody has called a fraud within the time to maturity is genuine; before, it is null.
+    What nobody has called a fraud within the time to maturity is genuine; before, it is null. It
+    stays null where ``maturity_days`` is None: there silence says nothing.
     """
     truth = read_truth(lake, first, last, judged_at)
     joined = rows.join(truth, on="transaction_id", how="left", maintain_order="left")
+    if maturity_days is None:
+        return joined
     is_mature = pl.col("occurred_at") <= judged_at - timedelta(days=maturity_days)
     genuine = pl.when(is_mature).then(pl.lit(value=False))
     return joined.with_columns(pl.col("is_fraud").fill_null(genuine))

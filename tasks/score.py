@@ -1,16 +1,19 @@
 """Score one day with a registered model and choose what the analysts see."""
 
+import logging
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
 import polars as pl
 
 from tasks.explain import explain_alerts
-from tasks.flagging import flag, warn_of_fallback
+from tasks.flagging import flag, threshold_basis, warn_of_fallback
 from tasks.review_settings import QueueSettings
 from tasks.tracking import Bundle, RegisteredModel, score_frame
 from warehouse.errors import ModelMissingError
 from warehouse.queue_records import NewAlert
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,23 @@ def require_model_of_the_past(model: RegisteredModel, day: date) -> None:
             "--retrain weekly"
         )
         raise ModelMissingError(message)
+
+
+def warn_of_other_threshold(bundle: Bundle, version: str, queue: QueueSettings) -> None:
+    """Log it where the settings need another threshold than the one that the model was given.
+
+    ``score`` needs none of the model's, ``cost`` only where the model knows no probability.
+    """
+    wanted, has_probability = threshold_basis(queue), bundle.ensemble.probability is not None
+    is_needed = queue.threshold != "score" and not (queue.threshold == "cost" and has_probability)
+    if is_needed and wanted != bundle.policy:
+        logger.warning(
+            "[queue] wants the threshold for %s, but that of model %s was chosen for %s: more or "
+            "fewer are flagged than wanted; train again",
+            wanted,
+            version,
+            bundle.policy,
+        )
 
 
 def score_features(

@@ -13,7 +13,7 @@ from tasks.score import score_features
 from tasks.steps import choose_device, read_day
 from tasks.tensors import frame_digest
 from tasks.tracking import RegisteredModel, Registry
-from warehouse.ledger import PartitionRun, write_run
+from warehouse.ledger import PartitionRun, day_states, write_run
 from warehouse.scores import is_shadowed, replace_shadow_scores
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ def shadow_day(context: Context, day: date) -> ShadowedDay | None:
     """Score a published day with the challenger and store that beside the champion's scores.
 
     The same features, challenger and settings again change nothing. A failure is logged and noted
-    in the ledger, and the night goes on.
+    in the ledger, unless the same stands there as the day's newest, and the night goes on.
 
     Returns:
         None where ``[promotion] shadow`` is off, there is no challenger, it was trained on the
@@ -119,6 +119,16 @@ def _note_failure(
         model_version=challenger.version if challenger else None,
         error=f"{type(error).__name__}: {error}",
     )
-    # the lake itself may be what is wrong; the warning is out
-    with suppress(Exception), context.lake().commit() as connection:
-        write_run(connection, run)
+    with suppress(Exception):  # the lake itself may be what is wrong; the warning is out
+        lake = context.lake()
+        if _same_failure(run, day_states(lake, day, day).get((day, run.stage))):
+            return
+        with lake.commit() as connection:
+            write_run(connection, run)
+
+
+def _same_failure(run: PartitionRun, before: PartitionRun | None) -> bool:
+    return before is not None and (
+        (before.status, before.model_version, before.settings_digest, before.error)
+        == (run.status, run.model_version, run.settings_digest, run.error)
+    )

@@ -22,12 +22,17 @@ from models.ensemble_fit import FailedMember, FittedMember, MemberFit
 from tasks.audit_sample import choose_audit_sample
 from tasks.context import Context
 from tasks.fit import fit_as_of
-from tasks.score import make_alerts, require_model_of_the_past, score_features
+from tasks.score import (
+    make_alerts,
+    require_model_of_the_past,
+    score_features,
+    warn_of_other_threshold,
+)
 from tasks.tensors import frame_digest
 from tasks.tracking import Registry
 from tasks.training_data import FeatureRequest, attach_history, load_features
 from warehouse.errors import BusyError, SourceError, UserError
-from warehouse.labels import DECISION_OVERLAP, newest_decision_moment, record_decisions
+from warehouse.labels import COLLECTED, last_collected_decision, record_decisions
 from warehouse.ledger import PartitionRun, day_states, is_queued, is_repeated, write_run
 from warehouse.partitions import IngestReport, land_day
 from warehouse.queue import Queue
@@ -92,13 +97,27 @@ def collect_decisions(context: Context) -> int:
     """Turn what analysts decided since the last time into labels; give how many are new."""
     if not context.warehouse.queue_path.exists():
         return 0
-    newest = newest_decision_moment(context.lake())
-    since = None if newest is None else newest - DECISION_OVERLAP
+    started, lake = datetime.now(UTC), context.lake()
+    done = last_collected_decision(lake)
     with Queue.open(context.warehouse.queue_path, create=False) as queue:
-        decisions = queue.decisions(since=since)
-    added = record_decisions(context.lake(), decisions)
-    if added:
-        logger.info("%d decisions became labels", added)
+        newest = queue.last_decision()
+        if newest == done:
+            return 0
+        decisions = queue.decisions(after=done if newest > done else 0)  # else another queue
+    added = record_decisions(lake, decisions)
+    run = PartitionRun(
+        started.date(),
+        COLLECTED,
+        "done",
+        started,
+        "",
+        rows_in=len(decisions),
+        rows_out=added,
+        data_digest=str(newest),
+    )
+    with lake.commit() as connection:
+        write_run(connection, run)
+    logger.info("%d decisions became labels", added)
     return added
 
 
@@ -184,14 +203,7 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
     snapshot = lake.snapshot_id()
     bundle = registry.load(model, choose_device(context))
     features, events = read_day(context, day, bundle.ensemble.window)
-    if context.capacity > bundle.capacity:
-        logger.warning(
-            "[queue] capacity is %d, but model %s was trained for %d: its threshold may leave the "
-            "queue short; train again",
-            context.capacity,
-            model.version,
-            bundle.capacity,
-        )
+    warn_of_other_threshold(bundle, model.version, context.queue)
     scored = score_features(
         features,
         bundle,

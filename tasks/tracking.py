@@ -41,14 +41,15 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 class Bundle:
     """All that scoring needs: the ensemble, the encoding of its input, and each feature's usual value.
 
-    ``usual`` is the median over the training rows, in the features' own units; ``capacity`` the
-    alerts a day for which the threshold was chosen.
+    ``usual`` is the median over the training rows, in the features' own units, None where most of
+    them have no value; ``policy`` what the threshold was chosen for, see
+    ``tasks.flagging.threshold_basis``.
     """
 
     ensemble: Ensemble
     encoding: Encoding
-    usual: dict[str, float]
-    capacity: int
+    usual: dict[str, float | None]
+    policy: str
 
     def save(self, folder: Path) -> None:
         """Write the bundle: safetensors and JSON, no pickle."""
@@ -57,7 +58,7 @@ class Bundle:
             "feature_names": self.encoding.feature_names,
             "vocabularies": self.encoding.vocabularies,
             "usual": self.usual,
-            "capacity": self.capacity,
+            "policy": self.policy,
         }
         text = json.dumps(content, sort_keys=True, indent=1)
         (folder / "encoding.json").write_text(text, encoding="utf-8")
@@ -73,7 +74,7 @@ class Bundle:
             content = json.loads((folder / "encoding.json").read_text(encoding="utf-8"))
             vocabularies = {k: tuple(v) for k, v in content["vocabularies"].items()}
             encoding = Encoding(tuple(content["feature_names"]), vocabularies)
-            usual, capacity = dict(content["usual"]), int(content["capacity"])
+            usual, policy = dict(content["usual"]), str(content["policy"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             message = f"{folder} holds no whole model (encoding.json): {error}; train again"
             raise ValueError(message) from error
@@ -83,7 +84,7 @@ class Bundle:
         ):
             message = f"{folder} holds no whole model (other features in a part); train again"
             raise ValueError(message)
-        return cls(ensemble, encoding, usual, capacity)
+        return cls(ensemble, encoding, usual, policy)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ so importing or recording anything twice changes nothing.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import duckdb
@@ -29,7 +29,7 @@ from warehouse.source import SourceSettings
 
 ANALYST = "analyst"
 SAID = {"fraud": True, "genuine": False}  # an unsure analyst states nothing
-DECISION_OVERLAP = timedelta(days=7)
+COLLECTED = "decisions"  # stage of the ledger: its digest is the number of the newest one
 
 
 @dataclass(frozen=True)
@@ -305,17 +305,18 @@ def _make_statements(connection: duckdb.DuckDBPyConnection, decisions: Sequence[
         connection.unregister("decided")
 
 
-def newest_decision_moment(lake: Lake) -> datetime | None:
-    """Give the newest moment from which an analyst's label counts; None where there is none.
+def last_collected_decision(lake: Lake) -> int:
+    """Give the number of the newest decision that became a label, or said nothing; 0 at first.
 
-    What was decided later is not recorded yet. Read the queue from ``DECISION_OVERLAP`` before on:
-    clocks of several desks differ, a moment may be shared, and an import may state analysts'
-    verdicts too. ``record_decisions`` skips what is there.
+    The ledger keeps it: the moments of labels would not do, since clocks differ, and an import may
+    state what analysts said, too.
     """
     row = lake.connection.execute(
-        "SELECT max(known_at) FROM lake.labels WHERE source = ?", [ANALYST]
+        "SELECT data_digest FROM lake.partition_runs WHERE stage = ? "
+        "ORDER BY finished_at DESC LIMIT 1",
+        [COLLECTED],
     ).fetchone()
-    return row[0] if row else None
+    return int(row[0]) if row else 0
 
 
 def label_conflicts(lake: Lake, start: date, end: date, as_of: datetime) -> pl.DataFrame:

@@ -1,11 +1,12 @@
 """The label maturity ledger: of each day, how many of the labels expected by now are in.
 
-A day is mature once ``maturity_days`` have passed since its end: a transaction of it without a
-label counts as genuine then. One of an immature day without a label is unknown.
+A day is mature once ``maturity_days`` have passed since its end where the source is: a transaction
+of it without a label counts as genuine then. One of an immature day without a label is unknown.
 """
 
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 from warehouse.connection import Lake
 from warehouse.errors import UserError
@@ -94,14 +95,22 @@ class DayMaturity:
     is_mature: bool
 
 
-def last_mature_day(as_of: date, maturity_days: int) -> date:
-    """Give the newest day that is mature at the start of ``as_of``.
+def last_mature_day(now: datetime, time_zone: str, maturity_days: int) -> date:
+    """Give the newest day that has been over for ``maturity_days`` days of the source's calendar.
+
+    Where clocks went forward meanwhile, the labels of its last hour may come an hour later.
+
+    Args:
+        now: A moment, with its time zone.
+        time_zone: Where a day begins at midnight.
+        maturity_days: Days after which what has no label counts as genuine.
 
     Example:
-        >>> last_mature_day(date(2018, 7, 11), maturity_days=7)
-        datetime.date(2018, 7, 3)
+        >>> evening = datetime.fromisoformat("2026-03-19 17:30-07:00")  # the 20th in UTC
+        >>> last_mature_day(evening, "America/Los_Angeles", maturity_days=7)
+        datetime.date(2026, 3, 11)
     """
-    return as_of - timedelta(days=maturity_days + 1)
+    return now.astimezone(ZoneInfo(time_zone)).date() - timedelta(days=maturity_days + 1)
 
 
 def day_maturities(
@@ -110,6 +119,7 @@ def day_maturities(
     end: date,
     as_of: datetime,
     *,
+    time_zone: str,
     maturity_days: int,
     label_delay_days: int | None,
 ) -> list[DayMaturity]:
@@ -128,6 +138,7 @@ def day_maturities(
         start: First day.
         end: Last day.
         as_of: The moment up to which labels are known.
+        time_zone: Where a day begins at midnight.
         maturity_days: Days after which what has no label counts as genuine.
         label_delay_days: Days until the source's label of a transaction is known; None if it has
             none.
@@ -138,7 +149,7 @@ def day_maturities(
     if end < start:
         message = f"the last day must not be before the first; got {start} to {end}"
         raise UserError(message)
-    newest = last_mature_day(as_of.date(), maturity_days)
+    newest = last_mature_day(as_of, time_zone, maturity_days)
     values: dict[str, object] = {
         "start": start,
         "end": end,

@@ -216,16 +216,14 @@ class Queue:
         with self._database.read() as connection:
             return count_alerts(connection, event_date, lane)
 
-    def decisions(self, *, after: int = 0, since: datetime | None = None) -> list[Decision]:
-        """List what analysts said, oldest first.
+    def last_decision(self) -> int:
+        """Give the number of the newest decision; 0 where there is none."""
+        with self._database.read() as connection:
+            return connection.scalar(select(func.max(DECISIONS.c.id))) or 0
 
-        Args:
-            after: Only decisions with a higher number.
-            since: Only what was decided at this moment or later; all, if not given.
-        """
+    def decisions(self, *, after: int = 0) -> list[Decision]:
+        """List what analysts said, oldest first, beyond the decision numbered ``after``."""
         statement = select_decisions().where(DECISIONS.c.id > after)
-        if since is not None:
-            statement = statement.where(DECISIONS.c.decided_at >= since)
         with self._database.read() as connection:
             return list(to_decisions(connection.execute(statement)))
 

@@ -121,7 +121,6 @@ class Decision:
     analyst: str
     note: str
     decided_at: datetime
-    inclusion_probability: float
 
 
 @dataclass(frozen=True)

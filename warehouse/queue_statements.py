@@ -98,14 +98,7 @@ def to_alerts(rows: Iterable[Row[Any]]) -> tuple[Alert, ...]:
 
 def select_decisions() -> Select[Any]:
     """Select decisions, oldest first, with what a label needs to know of their alerts."""
-    of_alert = (
-        "case_id",
-        "transaction_id",
-        "event_date",
-        "account_id",
-        "merchant_id",
-        "inclusion_probability",
-    )
+    of_alert = ("case_id", "transaction_id", "event_date", "account_id", "merchant_id")
     statement = select(DECISIONS, *(ALERTS.c[name] for name in of_alert))
     return statement.join(ALERTS, DECISIONS.c.alert_id == ALERTS.c.id).order_by(DECISIONS.c.id)
 

@@ -122,8 +122,8 @@ SCORE_COLUMNS = (
     Column(
         "score",
         "DOUBLE",
-        "Ensemble score; higher is more anomalous.",
-        "-log10 tail probability",
+        "Score of the ensemble; higher is more anomalous. Without boosted trees a mean surprise, -log10 "
+        "tail probability; with them it ranks.",
     ),
     Column(
         "members",
@@ -191,7 +191,7 @@ PARTITION_RUNS = Table(
     "one row per finished run of a stage over a day; the newest row of a day and stage is its state",
     (
         EVENT_DATE,
-        Column("stage", "VARCHAR", "ingest, replay, train, score, shadow or enqueue."),
+        Column("stage", "VARCHAR", "ingest, replay, train, score, shadow, enqueue or decisions."),
         Column("status", "VARCHAR", "done or refused."),
         Column("lane", "VARCHAR", "Lane of the queue, for stages that queue.", nullable=True),
         Column("rows_in", "BIGINT", "Rows read.", "rows"),

@@ -36,7 +36,7 @@ MaybeAsOf = Annotated[
     typer.Option(
         "--as-of",
         formats=PARSE_DAY,
-        help="Know what was known at the start of this day, UTC; now if not given.",
+        help="Know what was known at the start of this day, where the source is; by default now.",
     ),
 ]
 
@@ -106,7 +106,8 @@ def conflicts(
 
     days_between(start.date(), end.date())
     with Settings.read(config).context().closing() as context:
-        found = label_conflicts(context.lake(), start.date(), end.date(), _moment(as_of))
+        moment = _moment(as_of, context.source.time_zone)
+        found = label_conflicts(context.lake(), start.date(), end.date(), moment)
     show_conflicts(found, as_json=as_json)
 
 
@@ -133,15 +134,18 @@ def status(
             context.lake(),
             start.date(),
             end.date(),
-            _moment(as_of),
+            _moment(as_of, context.source.time_zone),
+            time_zone=context.source.time_zone,
             maturity_days=context.maturity_days,
             label_delay_days=label.delay_days if label else None,
         )
     show_maturities(found, as_json=as_json)
 
 
-def _moment(as_of: datetime | None) -> datetime:
-    return as_of.replace(tzinfo=UTC) if as_of else datetime.now(UTC)
+def _moment(as_of: datetime | None, time_zone: str) -> datetime:
+    from warehouse.reads import midnight
+
+    return midnight(as_of.date(), time_zone) if as_of else datetime.now(UTC)
 
 
 def show_import(report: "LabelImport", *, as_json: bool) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -45,6 +45,7 @@ def threshold_plan(
     from flows.settings import Settings
     from tasks.threshold_picture import draw_plan
     from tasks.threshold_plan import plan_thresholds
+    from warehouse.maturity import last_mature_day
     from warehouse.reads import read_scores, read_truth
 
     now = datetime.now(UTC)
@@ -57,7 +58,7 @@ def threshold_plan(
             scored,
             read_truth(context.lake(), first, last, now),
             context.queue,
-            last_mature=now.date() - timedelta(days=context.maturity_days + 1),
+            last_mature=last_mature_day(now, context.source.time_zone, context.maturity_days),
             resamples=context.evaluate.resamples,
         )
         reports = context.warehouse.path / "reports"

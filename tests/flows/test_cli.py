@@ -65,6 +65,7 @@ def test_machines_read_json(run, used):
     night = json.loads(out)
     assert (code, night["ingested"]["status"], night["queued"]["added"]) == (0, "unchanged", 0)
     flagged = night["scored"]["flagged"]
+    assert night["drawn_for_audit"] == 1
 
     code, out, _ = run("score", "--date", day(0), *to)
     assert (code, json.loads(out)["flagged"], json.loads(out)["changed"]) == (0, flagged, False)
@@ -108,6 +109,7 @@ def test_people_read_sentences_and_tables(run, used):
     assert code == 0
     assert "the same as before" in out
     assert "0 new alerts" in out
+    assert "1 drawn at random in lane audit" in out
     code, out, _ = run("queue", "list", *to)
     number = next(word for word in out.replace("│", " ").split() if word.isdigit())
     code, out, _ = run("queue", "show", number, *to)

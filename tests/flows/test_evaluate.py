@@ -75,6 +75,18 @@ def test_days_whose_frauds_are_not_known_yet_are_not_judged(
     assert not (project.parent / "warehouse-data/reports").exists()
 
 
+def test_days_are_mature_where_the_source_is(
+    project: Path, set_clock: Callable[[datetime], None]
+) -> None:
+    """At 2 o'clock UTC it is the evening before in California, and the newest day is not due."""
+    there = '[source]\ntime_zone = "America/Los_Angeles"'
+    project.write_text(project.read_text().replace("[source]", there, 1))
+    assert not run_backfill(project, day(0), day(1), workers=1).failed
+    set_clock(morning(1))
+    found = evaluate(project, day(0), day(1)).evaluation
+    assert [one.is_mature for one in found.days] == [True, False]
+
+
 def test_unknown_segment_is_said_with_those_there_are(project: Path) -> None:
     project.write_text(project.read_text() + '[evaluate]\nsegments = ["scenario"]\n')
     assert not run_backfill(project, day(0), day(0), workers=1).failed

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from datetime import date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -54,10 +54,18 @@ def config(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
+def western(config) -> Path:
+    """Settings of the same project with a source in California."""
+    file = config.with_name("western.toml")
+    file.write_text(CONFIG.replace("[source]", '[source]\ntime_zone = "America/Los_Angeles"', 1))
+    return file
+
+
+@pytest.fixture
 def run(config, monkeypatch, capsys):
     """Run ``nightwarden labels`` as a shell does; gives exit code, output and messages."""
 
-    def run_command(*words: object) -> tuple[int, str, str]:
+    def run_command(*words: object, config: Path = config) -> tuple[int, str, str]:
         line = ["nightwarden", "labels", *words, "--config", config]
         monkeypatch.setattr(sys, "argv", [str(word) for word in line])
         capsys.readouterr()
@@ -143,6 +151,35 @@ def test_status_shows_how_far_the_days_are(run):
     _, out, _ = run("status", *SPAN)
     assert "100.0%" in out
     assert str(FIRST_DAY) in out
+
+
+def test_as_of_is_the_start_of_the_day_where_the_source_is(run, config, western, disputed):
+    """In California the 10th begins at 8 o'clock UTC: labels of the 3rd have begun to be due."""
+    of_days = json.loads(
+        run("status", *SPAN, "--as-of", "2026-01-10", "--json", config=western)[1]
+    )
+    assert [one["is_mature"] for one in of_days] == [True, False, False]
+    assert [one["expected_share"] for one in of_days[:2]] == [1.0, 1.0]
+    assert 0 < of_days[2]["expected_share"] < 1
+    assert of_days[2]["known_share"] == 1.0
+
+    file = write(
+        config, f"{disputed},fraud,2026-02-01 07:59:59", f"{disputed},0,2026-02-01 08:00:01"
+    )
+    run("import", file, "--source", "chargeback")
+    to = (*SPAN, "--as-of", "2026-02-01", "--json")
+    (found,) = json.loads(run("conflicts", *to, config=western)[1])
+    assert found["known_at"].startswith("2026-02-01 07:59:59")
+
+
+def test_day_is_mature_when_it_is_over_where_the_source_is(run, western, monkeypatch):
+    night = datetime(2026, 1, 10, 3, tzinfo=UTC)  # the evening of the 9th in California
+    clock = type("Clock", (datetime,), {"now": classmethod(lambda *_: night)})
+    monkeypatch.setattr("flows.commands.labels.datetime", clock)
+    here = json.loads(run("status", *SPAN, "--json")[1])
+    there = json.loads(run("status", *SPAN, "--json", config=western)[1])
+    assert [one["is_mature"] for one in here] == [True, False, False]
+    assert [one["is_mature"] for one in there] == [False, False, False]
 
 
 @pytest.mark.parametrize(

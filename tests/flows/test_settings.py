@@ -48,6 +48,12 @@ def test_file_is_read_and_paths_are_relative_to_it(config):
         ("[monitor]\nx = 1", "unknown key monitor; remove it"),
         ("[source]\nformats = 'csv'", "unknown key source.formats; remove it"),
         ("[queue]\ncapacity = 0", r"queue.capacity: .*greater than or equal to 1 \(got 0\)"),
+        (
+            "[labels]\nmature_after_days = 3\n[source.label]\ncolumn = 'fraud'",
+            "labels.mature_after_days must not be less than source.label.delay_days, 7.*got 3",
+        ),
+        ("[queue]\nthreshold = 'cost'", "threshold 'cost' needs review_cost"),
+        ("[evaluate]\namount_bands = [5.0, 5.0]", "amount_bands must ascend"),
         ("[queue]\ncapacity = 'few'", r"queue.capacity: .*integer.* \(got 'few'\)"),
         ("[run]\ndevice = 'gpu'", r"run.device: .*'auto', 'cpu' or 'cuda' \(got 'gpu'\)"),
         ("[warehouse]\nmemory_limit = 'lots'", r"warehouse.memory_limit: .*\(got 'lots'\)"),
@@ -56,7 +62,7 @@ def test_file_is_read_and_paths_are_relative_to_it(config):
     ],
 )
 def test_wrong_key_or_value_is_named(config, lines, message):
-    section, line = lines.split("\n")
+    section, _, line = lines.partition("\n")
     text = TEXT.replace(section, lines) if section in TEXT else f"{TEXT}\n{lines}\n"
     if line.startswith("capacity"):
         text = text.replace("capacity = 20\n", "")

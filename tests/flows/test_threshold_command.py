@@ -135,6 +135,19 @@ def test_what_cannot_be_measured_is_null_or_a_dash(run, project, tmp_path):
     assert "net value" in told.output
 
 
+@pytest.mark.parametrize(("zone", "kept"), [("UTC", 12), ("America/Los_Angeles", 11)])
+def test_days_are_mature_where_the_source_is(run, project, tmp_path, monkeypatch, zone, kept):
+    night = datetime.combine(LAST + timedelta(days=8), datetime.min.time(), UTC)
+    night += timedelta(hours=2)  # the evening before in California
+    clock = type("Clock", (datetime,), {"now": classmethod(lambda *_: night)})
+    monkeypatch.setattr("flows.commands.threshold.datetime", clock)
+    config = project.with_name("elsewhere.toml")
+    config.write_text(CONFIG.replace("[source]", f'[source]\ntime_zone = "{zone}"', 1))
+    told = run(*SPAN, "--json", "--picture", tmp_path / "plan.svg", config=config)
+    plan = json.loads(told.stdout)
+    assert (plan["days"], plan["immature_days"]) == (kept, 12 - kept)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -2,10 +2,12 @@
 
 import json
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models.recurrent import Recurrent
@@ -24,7 +26,7 @@ from tasks.gate import (
 from tasks.score import score_features
 from tasks.swap_set import EXAMPLES, swap_set
 from tasks.tracking import Registry, TrainingRecord
-from tasks.training_data import attach_history, load_features
+from tasks.training_data import FeatureRequest, TrainingSpan, attach_history, load_features
 from tests.tasks.test_fit import (
     AS_OF,
     DELAY,
@@ -42,6 +44,7 @@ from tests.tasks.test_fit import train as train_on
 from tests.tasks.test_sequence_members import Short
 from tests.tasks.test_steps import make_context
 from warehouse.errors import ModelMissingError, SourceError, UserError
+from warehouse.maturity import last_mature_day
 from warehouse.reads import read_transactions
 
 POOR = ("is_night", "is_weekend")  # a champion that is easily beaten
@@ -224,6 +227,76 @@ def test_unlabelled_transaction_that_is_not_mature_is_not_judged(context, models
     assert 0 < rows.filter(is_morning).height < rows.height
 
 
+@given(
+    st.dates(date(2020, 1, 1), date(2030, 1, 1)),
+    st.sampled_from(["UTC", "America/Los_Angeles", "Europe/Berlin", "Asia/Tokyo"]),
+    st.integers(0, 60),
+)
+def test_day_is_mature_to_the_gate_when_it_is_to_training(as_of, zone, maturity):
+    start = FeatureRequest(DELAY, zone, maturity, is_labelled=True).start_of(as_of)
+    last = TrainingSpan.of(SMALL, as_of, maturity).last
+    assert last_mature_day(start, zone, maturity) == last
+    just_before = last_mature_day(start - timedelta(microseconds=1), zone, maturity)
+    assert just_before == last - timedelta(days=1)
+
+
+UNLABELLED = replace(REQUEST, is_labelled=False)
+
+
+def decide(lake, models, every=10, source="analyst"):
+    """Let only what the champion flags have a label, and of the rest one row in some."""
+    scored = score_both(lake, {"champion": models[0][1]}, FIRST, MATURE, REQUEST, QUEUE)
+    is_drawn = pl.col("transaction_id").rank("ordinal") % every == 0
+    known = scored.filter(pl.col("champion_flagged") | is_drawn)
+    wanted = simulate().join(known, on="transaction_id", how="semi")
+    lake.connection.execute(
+        "DELETE FROM lake.labels WHERE event_date BETWEEN ? AND ?", [FIRST, MATURE]
+    )
+    insert(lake, "labels", labels_of(wanted).with_columns(source=pl.lit(source)))
+    return wanted
+
+
+def test_rows_that_nobody_decided_are_not_judged_where_analysts_found_the_frauds(undone, models):
+    """As genuine ones they would count against whoever finds frauds that were never flagged."""
+    decided = decide(undone, models)
+    nights = [by_hand(undone, bundle) for _, bundle in models]
+    found = judge(undone, models, request=UNLABELLED)
+    assert found.measured.transactions == decided.height < nights[0].height
+    assert found.measured.frauds == decided["is_fraud"].sum() > 0
+    assert found.reason.endswith("what they never saw does not count")
+    assert f"the {decided.height:,} of {nights[0].height:,} transactions" in found.reason
+    pair = (found.measured.champion, found.measured.challenger)
+    for figures, night in zip(pair, nights, strict=True):
+        rows = night.join(decided, on="transaction_id", how="semi")
+        expected = average_precision_score(rows["is_fraud"], rows["score"])
+        assert figures.average_precision == pytest.approx(expected)
+    assert None in {one.is_fraud for one in found.measured.swap.enter.examples}
+
+
+@pytest.mark.parametrize(
+    ("request_of", "source"), [(REQUEST, "analyst"), (UNLABELLED, "chargeback")], ids=str
+)
+def test_silence_is_genuine_where_others_find_the_frauds(undone, models, request_of, source):
+    decided = decide(undone, models, source=source)
+    found = judge(undone, models, request=request_of)
+    rows = simulate().filter(pl.col("event_date").is_between(FIRST, MATURE))
+    assert found.measured.transactions == rows.height > decided.height
+    assert "decided" not in found.reason
+
+
+def test_too_few_decided_rows_are_not_comparable(undone, models):
+    decided = decide(undone, models)
+    undone.connection.execute(
+        "DELETE FROM lake.labels WHERE event_date > ? AND event_date <= ?",
+        [FIRST + timedelta(days=5), MATURE],
+    )
+    left = decided.filter(pl.col("event_date") <= FIRST + timedelta(days=5))
+    assert left["is_fraud"].sum() > 0
+    found = judge(undone, models, request=UNLABELLED)
+    assert (found.verdict, found.measured) == ("not comparable", None)
+    assert f"can be judged: {left.height} transactions, and 100 are needed" in found.reason
+
+
 def test_champion_that_learned_from_the_days_is_not_comparable(context, models):
     (champion, poor), challenger = models
     tags = champion.tags | {"validation_last_day": str(FIRST)}
@@ -329,6 +402,8 @@ def test_markdown_tells_verdict_figures_and_queue(context, models):
     measured = found.measured
     assert text.startswith("**Version 2 against champion 1: better**: average precision")
     assert NOTE in text
+    for chosen in ("calibrated", "threshold", "probability", "trees join", "reserve"):
+        assert chosen in NOTE
     pair = (measured.champion.average_precision, measured.challenger.average_precision)
     assert f"| average precision | {pair[0]:.3f} | {pair[1]:.3f} |" in text
     assert f"| enters | {measured.swap.enter.transactions} |" in text

@@ -1,5 +1,7 @@
 """Scores of a row do not depend on its company; ranks and flags; alerts."""
 
+import logging
+from dataclasses import replace
 from datetime import UTC, timedelta
 
 import polars as pl
@@ -11,7 +13,12 @@ from hypothesis import strategies as st
 from models.detector import BLOCK_ROWS
 from models.probability import Probability
 from tasks.review_settings import QueueSettings
-from tasks.score import make_alerts, require_model_of_the_past, score_features
+from tasks.score import (
+    make_alerts,
+    require_model_of_the_past,
+    score_features,
+    warn_of_other_threshold,
+)
 from tasks.tracking import RegisteredModel, score_frame
 from tests.tasks.test_fit import AS_OF, CAPACITY, small_bundle, small_frame
 from warehouse.errors import ModelMissingError
@@ -134,6 +141,43 @@ def test_cost_flags_by_probability_and_amount(bundle, features, monkeypatch):
     alerts = alerts_of(scored(features, bundle, threshold="cost", review_cost=5.0), bundle)
     ranks = [alert.rank_of_day for alert in alerts]
     assert ranks == sorted(ranks) != list(range(1, CAPACITY + 1))
+
+
+BUDGET = {"threshold": "false_positives", "false_positives": 5.0}
+COST = {"threshold": "cost", "review_cost": 5.0}
+FIXED = {"threshold": "score", "least_score": 2.0}
+
+
+@pytest.mark.parametrize(
+    ("policy", "wanted", "chances", "told"),
+    [
+        ("capacity 8", {"capacity": 8}, False, None),
+        ("capacity 8", {"capacity": 9}, False, "for capacity 9, but that of model 3 was"),
+        ("capacity 8", {"capacity": 7}, False, "for capacity 7, but"),
+        ("capacity 100", BUDGET, False, "for false_positives 5.0 a day, but"),
+        ("false_positives 5.0 a day", BUDGET, False, None),
+        ("false_positives 5.0 a day", BUDGET | {"capacity": 9}, False, None),
+        ("false_positives 6.0 a day", BUDGET, False, "chosen for false_positives 6.0 a day"),
+        ("score 2.0", {"capacity": 8}, False, "chosen for score 2.0"),
+        ("capacity 100", FIXED, False, None),
+        ("score 1.0", FIXED, False, None),
+        ("capacity 8", COST | {"capacity": 8}, False, None),
+        ("score 2.0", COST | {"capacity": 8}, False, "for capacity 8, but"),
+        ("score 2.0", COST | {"capacity": 8}, True, None),
+    ],
+)
+def test_threshold_for_something_else_is_said(
+    bundle, monkeypatch, caplog, policy, wanted, chances, told
+):
+    known = Probability.fit(torch.linspace(0, 4, 400), torch.arange(400) > 330)
+    monkeypatch.setattr(bundle.ensemble, "probability", known if chances else None)
+    with caplog.at_level(logging.WARNING, "tasks.score"):
+        warn_of_other_threshold(replace(bundle, policy=policy), "3", QueueSettings(**wanted))
+    if told is None:
+        assert caplog.text == ""
+    else:
+        assert told in caplog.text
+        assert "train again" in caplog.text
 
 
 def test_score_that_rises_ranks_higher(bundle, features):

@@ -146,6 +146,30 @@ def test_failure_is_told_and_noted_and_the_night_goes_on(context, caplog):
     assert run_of(context).status == "done"
 
 
+def test_same_failure_is_noted_once(context):
+    registry = Registry(context.warehouse)
+    files = registry._artifacts / registry.version("2").run_id
+    files.rename(files.with_name("away"))
+
+    def notes():
+        shadow_day.fn(context, AS_OF)
+        count = "SELECT count(*) FROM lake.partition_runs WHERE stage = 'shadow'"
+        return context.lake().connection.execute(count).fetchone()[0]
+
+    first, snapshot = notes(), context.lake().snapshot_id()
+    assert (first, notes()) == (1, 1)
+    assert context.lake().snapshot_id() == snapshot
+    third = register(registry, small_bundle("is_night", "is_weekend"), AS_OF, {}, "challenger")
+    assert third == "3"
+    assert notes() == 2  # this one is done
+    registry.set_alias("2", "challenger")
+    assert (notes(), notes()) == (3, 3)
+    shutil.copytree(files.with_name("away"), files)
+    (files / "artifacts/model/artifacts/bundle/encoding.json").write_text("{}")
+    assert (notes(), notes()) == (4, 4)  # another error
+    assert "encoding.json" in run_of(context).error
+
+
 def test_failure_that_cannot_even_be_noted_stops_no_night(context, caplog):
     context.lake().close()
     with caplog.at_level(logging.WARNING):

@@ -1,8 +1,9 @@
 """The night's steps without Prefect's server: idempotent, and a user's mistake is not retried."""
 
 import asyncio
+import logging
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
@@ -17,7 +18,7 @@ from tasks.review_settings import (
     PromotionSettings,
     QueueSettings,
 )
-from tasks.steps import RETRIED, enqueue_day, may_pass, score_day, train_as_of
+from tasks.steps import RETRIED, collect_decisions, enqueue_day, may_pass, score_day, train_as_of
 from tasks.tracking import Registry
 from tests.tasks.test_fit import (
     AS_OF,
@@ -159,6 +160,39 @@ def test_enqueueing_again_adds_nothing(context):
         assert {alert.lane for alert in queue.alerts_of_day(day)} == {"nightly", "audit"}
         assert queue.count_of_day(day, "audit") == 1
         assert queue.decisions() == []
+
+
+def test_every_decision_becomes_a_label_once(context):
+    day = AS_OF + timedelta(days=2)
+    scored = score_day.fn(context, day)
+    enqueue_day.fn(context, scored, "nightly")
+    month_ago = datetime.now(UTC) - timedelta(days=30)
+    with Queue.open(context.warehouse.queue_path, create=False, clock=lambda: month_ago) as queue:
+        first, second = queue.alerts_of_day(day)[:2]
+        queue.decide(first.id, "fraud", "ana")
+    assert collect_decisions.fn(context) == 1
+    imported = labels_of(simulate().filter(pl.col("event_date") == day).head(1)).with_columns(
+        known_at=pl.lit(datetime.now(UTC)), source=pl.lit("analyst")
+    )
+    with context.lake().commit():
+        insert(context.lake(), "labels", imported)
+    with Queue.open(context.warehouse.queue_path, create=False, clock=lambda: month_ago) as queue:
+        queue.decide(second.id, "genuine", "ana")  # a clock that is behind, after such an import
+    assert collect_decisions.fn(context) == 1
+    snapshot = context.lake().snapshot_id()
+    assert collect_decisions.fn(context) == 0
+    assert context.lake().snapshot_id() == snapshot
+
+
+def test_settings_that_need_another_threshold_than_the_models_are_said(context, caplog):
+    day = AS_OF + timedelta(days=3)
+    with caplog.at_level(logging.WARNING, "tasks.score"):
+        score_day.fn(context, day)
+        assert caplog.text == ""
+        budget = QueueSettings(capacity=8, threshold="false_positives", false_positives=2)
+        score_day.fn(replace(context, queue=budget), day)
+    assert "wants the threshold for false_positives 2.0 a day" in caplog.text
+    assert "that of model 1 was chosen for capacity 8" in caplog.text
 
 
 def test_unpublished_day_is_named(context):

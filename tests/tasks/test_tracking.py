@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import date
 
 import mlflow
@@ -61,6 +62,20 @@ def test_registered_model_comes_back_with_equal_scores(settings, bundle, feature
     assert score_frame(loaded, features).equals(score_frame(bundle, features))
     assert (loaded.usual, loaded.encoding) == (bundle.usual, bundle.encoding)
     assert loaded.ensemble.threshold == bundle.ensemble.threshold
+
+
+def test_bundle_keeps_what_its_threshold_was_chosen_for(bundle, tmp_path):
+    policy = "false_positives 5.0 a day"
+    replace(bundle, policy=policy).save(tmp_path)
+    assert Bundle.load(tmp_path).policy == policy
+    file = tmp_path / "encoding.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"policy": ""}))
+    assert Bundle.load(tmp_path).policy == ""
+    content = json.loads(file.read_text())
+    del content["policy"]
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"no whole model .*'policy'; train again"):
+        Bundle.load(tmp_path)
 
 
 def test_run_holds_parameters_figures_and_curves(settings):

@@ -1,10 +1,13 @@
 """How many of the labels expected by now are in: the query against its plain definition."""
 
 from datetime import UTC, date, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from warehouse.connection import Lake, WarehouseSettings
 from warehouse.errors import UserError
@@ -113,6 +116,7 @@ def maturities(lake, start, end, maturity_days=20, label_delay_days=None):
         start,
         end,
         AS_OF,
+        time_zone="UTC",
         maturity_days=maturity_days,
         label_delay_days=label_delay_days,
     )
@@ -174,14 +178,46 @@ def test_nothing_is_expected_where_no_mature_day_tells(lake):
 
 def test_only_the_newest_mature_days_tell(lake):
     far = AS_OF + timedelta(days=20 + WINDOW_DAYS + DAYS)
-    found = day_maturities(lake, FIRST, FIRST, far, maturity_days=20, label_delay_days=None)
-    assert found[0].is_mature
-    assert found[0].expected_share is None
+    (found,) = day_maturities(
+        lake, FIRST, FIRST, far, time_zone="UTC", maturity_days=20, label_delay_days=None
+    )
+    assert found.is_mature
+    assert found.expected_share is None
 
 
-def test_last_mature_day_has_ended_for_as_many_days():
-    assert last_mature_day(date(2026, 2, 20), 0) == date(2026, 2, 19)
-    assert last_mature_day(date(2026, 2, 20), 30) == date(2026, 1, 20)
+@pytest.mark.parametrize(("time_zone", "mature"), [("UTC", 29), ("America/Los_Angeles", 28)])
+def test_day_is_mature_when_it_is_over_where_the_source_is(lake, time_zone, mature):
+    night = datetime(2026, 2, 20, 3, 0, tzinfo=UTC)  # the evening of the 19th in California
+    found = day_maturities(
+        lake,
+        FIRST,
+        FIRST + timedelta(days=DAYS),
+        night,
+        time_zone=time_zone,
+        maturity_days=20,
+        label_delay_days=None,
+    )
+    assert [one.is_mature for one in found] == [n <= mature for n in range(DAYS)]
+
+
+def test_last_mature_day_follows_the_sources_calendar():
+    now = datetime(2026, 3, 20, 0, 30, tzinfo=UTC)
+    assert last_mature_day(now, "UTC", 7) == date(2026, 3, 12)
+    assert last_mature_day(now, "America/Los_Angeles", 7) == date(2026, 3, 11)
+    assert last_mature_day(now, "Pacific/Kiritimati", 0) == date(2026, 3, 19)
+
+
+@given(
+    st.integers(0, 10 * 365 * 24 * 60).map(lambda n: AS_OF + timedelta(minutes=n)),
+    st.sampled_from(["UTC", "America/Los_Angeles", "Europe/Berlin", "Asia/Tokyo"]),
+    st.integers(0, 60),
+)
+def test_last_mature_day_has_ended_for_as_many_days_and_the_next_has_not(now, zone, maturity):
+    day = last_mature_day(now, zone, maturity)
+    local = now.astimezone(ZoneInfo(zone))
+    assert midnight(day + timedelta(days=1 + maturity), zone) <= now
+    assert now < midnight(day + timedelta(days=2 + maturity), zone)
+    assert last_mature_day(local, zone, maturity) == day
 
 
 def test_days_the_wrong_way_round_are_refused(lake):

@@ -9,7 +9,7 @@ import pytest
 
 from warehouse.connection import Lake
 from warehouse.errors import DayRefusedError, SettingsError, SourceError
-from warehouse.reads import published_days, read_transactions, read_truth
+from warehouse.reads import count_transactions, read_transactions, read_truth
 
 DAY = date(2026, 1, 15)
 TOMORROW = DAY + timedelta(days=1)
@@ -233,7 +233,7 @@ def test_two_processes_land_days_while_one_reads(landing):
     errors = [writer.communicate()[1].decode() for writer in writers]
     assert [writer.returncode for writer in writers] == [0, 0], errors
     assert seen <= {200}
-    assert published_days(landing.lake, days[0], days[-1]) == days
+    assert list(count_transactions(landing.lake, days[0], days[-1])) == days
     assert landing.fetch("SELECT count(DISTINCT transaction_id) FROM lake.transactions") == [
         (800,)
     ]
