@@ -34,30 +34,11 @@ from datetime import date
 
 import numpy as np
 import torch
-from handbook_data import (
-    CAPACITY,
-    DELAY_DAYS,
-    WEEKS,
-    Handbook,
-    Line,
-    add_data_arguments,
-    label_statements,
-    leave_out_known_accounts,
-    read_scenarios,
-)
+from handbook_data import WEEKS, Handbook, Line, add_data_arguments, read_scenarios
 from handbook_label_free import PEERS, own_lines, peer_lines, prepare_week
 from handbook_label_informed import SETTING, Span, ceiling_ratios, label_informed_lines
 
 from tasks.train_settings import TrainSettings
-
-__all__ = [  # what other benchmarks on this data use
-    "CAPACITY",
-    "DELAY_DAYS",
-    "WEEKS",
-    "Handbook",
-    "label_statements",
-    "leave_out_known_accounts",
-]
 
 
 def tabulate(lines: list[Line], setting: str) -> str:
