@@ -11,14 +11,13 @@ Instances"; departure: two coalitions in place of a sample of all, so that it st
 """
 
 import math
-from collections.abc import Sequence
 
 import polars as pl
 import torch
 
 from models.history import History
 from tasks.feature_catalog import FEATURES, USUALLY
-from tasks.tensors import history_of
+from tasks.tensors import Encoding, history_of
 from tasks.tracking import Bundle
 from warehouse.queue_records import Reason
 
@@ -150,8 +149,7 @@ def _reason(name: str, row: dict[str, object], bundle: Bundle) -> Reason | None:
     """Word a feature's value; None if in words it is the usual one, or says nothing against it."""
     value, usual = row[name], bundle.usual[name]
     if name in bundle.encoding.vocabularies:
-        text = "not given" if value is None else str(value)
-        return Reason(name, text, None, f"{name} {text} is rare")
+        return _category_reason(name, value, bundle)
     number = float(value) if isinstance(value, int | float) else math.nan
     if math.isnan(number):
         missing = MISSING.get(name, f"{name} is not given")
@@ -166,17 +164,28 @@ def _reason(name: str, row: dict[str, object], bundle: Bundle) -> Reason | None:
     return None if text == plain else Reason(name, number, usual, text)
 
 
-def usual_values(
-    frame: pl.DataFrame, names: Sequence[str], texts: set[str]
-) -> dict[str, float | None]:
+def _category_reason(name: str, value: object, bundle: Bundle) -> Reason:
+    values, code = bundle.encoding.vocabularies[name], int(bundle.usual[name] or 0)
+    usual = values[code - 1] if code else None
+    text = "not given" if value is None else str(value)
+    told = f"{name} {text}" + ("" if usual is None else f"{USUALLY}{usual}")
+    return Reason(name, text, usual, told)
+
+
+def usual_values(frame: pl.DataFrame, encoding: Encoding) -> dict[str, float | None]:
     """Find each feature's usual value over the training rows.
 
-    The median; None where most rows have no value; the unknown code for categories.
+    The median, or None where most rows have no value; of a category the code of the most common
+    one, the first by name of several.
     """
-    numbers = [name for name in names if name not in texts]
+    numbers = [name for name in encoding.feature_names if name not in encoding.vocabularies]
     columns = (pl.col(name).cast(pl.Float64) for name in numbers)
     medians = frame.select(
         pl.when(column.count() * 2 >= pl.len()).then(column.median()) for column in columns
     ).row(0)
-    found = dict(zip(numbers, medians, strict=True))
-    return {name: 0.0 if name in texts else found[name] for name in names}
+    found: dict[str, float | None] = dict(zip(numbers, medians, strict=True))
+    for name, values in encoding.vocabularies.items():
+        found[name] = (
+            float(values.index(frame[name].drop_nulls().mode().min()) + 1) if values else 0.0
+        )
+    return {name: found[name] for name in encoding.feature_names}

@@ -142,7 +142,7 @@ def fit_data(
     scores = ensemble.combine(trial.member_scores)
     add_probability(ensemble, data, rows, scores)
     ensemble.threshold = choose_threshold(scores, rows.all.days, rows.all.is_fraud, queue)
-    usual = usual_values(train, encoding.feature_names, set(encoding.vocabularies))
+    usual = usual_values(train, encoding)
     return Fitted(Bundle(ensemble, encoding, usual, threshold_basis(queue)), reports, trial)
 
 

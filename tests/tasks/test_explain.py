@@ -69,7 +69,7 @@ def test_reasons_are_few_distinct_and_say_something_unusual(bundle, rows):
             if "amount_to" in reason.feature or reason.feature == "amount":
                 assert f"{row['amount']:.2f}" in reason.text
             shown = re.fullmatch(r"(.*?), usually (.*)", reason.text)
-            if shown:
+            if shown and not isinstance(reason.usual, str):
                 told = re.findall(r"\d[\d.]*%?", shown[1])
                 usual = re.findall(r"\d[\d.]*%?", shown[2])[-1]
                 assert usual not in told or reason.feature == "amount", reason.text
@@ -187,11 +187,31 @@ def test_usual_value_is_missing_where_most_rows_have_none():
             "half": [1.0, 3.0, None, None],
             "rare": [1.0, None, None, None],
             "never": pl.Series([None] * 4, dtype=pl.Float32),
-            "text": ["a", "b", None, None],
+            "text": ["b", "b", "a", None],
+            "tied": ["b", "a", None, None],
+            "none": pl.Series([None] * 4, dtype=pl.String),
         }
     )
-    usual = usual_values(frame, frame.columns, {"text"})
-    assert usual == {"half": 2.0, "rare": None, "never": None, "text": 0.0}
+    usual = usual_values(frame, Encoding.fit(frame, frame.columns))
+    numbers = {"half": 2.0, "rare": None, "never": None}
+    assert usual == numbers | {"text": 2.0, "tied": 1.0, "none": 0.0}
+
+
+def test_category_is_a_reason_where_it_is_not_the_most_common_one():
+    bundle = small_bundle(*WITH_CATEGORY)
+    values = bundle.encoding.vocabularies["category"]
+    usual = values[int(bundle.usual["category"]) - 1]
+    other = next(value for value in values if value != usual)
+    rows = pl.concat(
+        [row_with(bundle, category=value) for value in (usual, other, "space travel")]
+    )
+    as_usual, known, unknown = (
+        {reason.feature: reason for reason in reasons} for reasons in explain_alerts(rows, bundle)
+    )
+    assert "category" not in as_usual
+    assert known["category"].text == f"category {other}, usually {usual}"
+    assert unknown["category"].text == f"category space travel, usually {usual}"
+    assert (known["category"].value, known["category"].usual) == (other, usual)
 
 
 def test_no_known_fraud_is_no_reason_and_a_known_one_is_removed_by_putting_it_back():
