@@ -35,8 +35,7 @@ from tasks.tracking import Bundle, RegisteredModel, Registry
 from tasks.training_data import (
     BLOCK_ROWS,
     FeatureRequest,
-    attach_history,
-    load_features,
+    load_rows,
     plan_blocks,
 )
 from warehouse.connection import Lake
@@ -303,9 +302,7 @@ def score_both(
         )
         raise SourceError(message)
     for start, end in plan_blocks(counts, BLOCK_ROWS):
-        features, events = load_features(lake, start, end, request), None
-        if window:
-            features, events = attach_history(lake, features, start, end, request, window)
+        features, events = load_rows(lake, start, end, request, window)
         days += [
             _score_day(rows, events, bundles, queue)
             for rows in features.partition_by("event_date", maintain_order=True)

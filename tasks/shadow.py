@@ -9,9 +9,7 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 
 from tasks.context import Context
-from tasks.score import score_features
-from tasks.steps import choose_device, read_day
-from tasks.tensors import frame_digest
+from tasks.steps import choose_device, score_with
 from tasks.tracking import RegisteredModel, Registry
 from warehouse.ledger import PartitionRun, day_states, write_run
 from warehouse.scores import is_shadowed, replace_shadow_scores
@@ -66,29 +64,9 @@ def shadow_day(context: Context, day: date) -> ShadowedDay | None:
 def _score(
     context: Context, day: date, challenger: RegisteredModel, started: datetime
 ) -> ShadowedDay:
-    lake = context.lake()
-    snapshot = lake.snapshot_id()
     bundle = Registry(context.warehouse).load(challenger, choose_device(context))
-    features, events = read_day(context, day, bundle.ensemble.window)
-    scores = score_features(
-        features,
-        bundle,
-        day=day,
-        version=challenger.version,
-        queue=context.queue,
-        events=events,
-    ).scores
-    run = PartitionRun(
-        day,
-        "shadow",
-        "done",
-        started,
-        context.scoring_digest(),
-        rows_in=features.height,
-        snapshot_id=snapshot,
-        model_version=challenger.version,
-        data_digest=frame_digest(features, *(() if events is None else (events,))),
-    )
+    scored, run = score_with(context, day, challenger.version, bundle, "shadow", started)
+    scores, lake = scored.scores, context.lake()
     changed = not is_shadowed(lake, run)
     if changed:
         replace_shadow_scores(lake, scores, run)
@@ -97,10 +75,10 @@ def _score(
         "%s scored in the shadow with model %s: %d rows, %d would be flagged",
         day,
         challenger.version,
-        features.height,
+        run.rows_in,
         flagged,
     )
-    return ShadowedDay(day, features.height, flagged, challenger.version, changed)
+    return ShadowedDay(day, run.rows_in, flagged, challenger.version, changed)
 
 
 def _note_failure(

@@ -28,11 +28,24 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """The held-out rows: of all days, of the earlier ones (tuning) and of the later (validation)."""
+    """The held-out rows, and which of them are of the later days.
+
+    Shape:
+        is_later: (rows,), boolean.
+    """
 
     all: LabelledRows
-    tuning: LabelledRows
-    validation: LabelledRows
+    is_later: Tensor
+
+    @property
+    def tuning(self) -> LabelledRows:
+        """The rows of the earlier days; a single held-out day both tunes and validates."""
+        return self.all if bool(self.is_later.all()) else self.all.where(~self.is_later)
+
+    @property
+    def validation(self) -> LabelledRows:
+        """The rows of the later days."""
+        return self.all.where(self.is_later)
 
 
 @dataclass(frozen=True)
@@ -50,14 +63,9 @@ class Trial:
 
 
 def held_out_rows(data: TrainingData, encoding: Encoding, ensemble: Ensemble) -> HeldOut:
-    """Score the held-out rows with the label-free members, and cut them by their days.
-
-    A single held-out day both tunes and validates.
-    """
+    """Score the held-out rows with the label-free members, and tell the later days' apart."""
     rows = _labelled_rows(data.held_out, data, encoding, ensemble)
-    is_later = rows.days >= (data.validation[0] - EPOCH).days
-    tuning = rows.where(~is_later) if bool((~is_later).any()) else rows
-    return HeldOut(rows, tuning, rows.where(is_later))
+    return HeldOut(rows, rows.days >= (data.validation[0] - EPOCH).days)
 
 
 def try_stack(
@@ -114,11 +122,11 @@ def learned_weights(
     data: TrainingData, settings: TrainSettings, ensemble: Ensemble, rows: HeldOut
 ) -> dict[str, float]:
     """Learn the members' weights, if the settings want it and enough frauds are known."""
-    enough = int(rows.tuning.is_fraud.sum()) >= LEAST_FRAUDS_TO_WEIGH
-    is_told = data.is_mature and not data.is_selective
-    if not (is_told and settings.weighting == "learned" and enough):
+    tuning = rows.tuning
+    enough = int(tuning.is_fraud.sum()) >= LEAST_FRAUDS_TO_WEIGH
+    if not (data.are_all_judged and settings.weighting == "learned" and enough):
         return ensemble.weights
-    weights = learn_weights(rows.tuning.members, rows.tuning.is_fraud)
+    weights = learn_weights(tuning.members, tuning.is_fraud)
     return dict(zip(ensemble.members, weights.tolist(), strict=True))
 
 
@@ -130,11 +138,9 @@ def add_probability(ensemble: Ensemble, data: TrainingData, rows: HeldOut, score
     Shape:
         scores: (held-out rows,).
     """
-    is_later = rows.all.days >= (data.validation[0] - EPOCH).days
-    is_fraud = rows.all.is_fraud[is_later]
-    is_told = data.is_mature and not data.is_selective
-    if is_told and int(is_fraud.sum()) >= LEAST_FRAUDS:
-        ensemble.probability = Probability.fit(scores[is_later], is_fraud)
+    is_fraud = rows.all.is_fraud[rows.is_later]
+    if data.are_all_judged and int(is_fraud.sum()) >= LEAST_FRAUDS:
+        ensemble.probability = Probability.fit(scores[rows.is_later], is_fraud)
 
 
 def _fit(

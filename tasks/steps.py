@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from typing import Any, cast
 
-import polars as pl
 import torch
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
@@ -23,14 +22,15 @@ from tasks.audit_sample import choose_audit_sample
 from tasks.context import Context
 from tasks.fit import fit_as_of
 from tasks.score import (
+    DayScores,
     make_alerts,
     require_model_of_the_past,
     score_features,
     warn_of_other_threshold,
 )
 from tasks.tensors import frame_digest
-from tasks.tracking import Registry
-from tasks.training_data import FeatureRequest, attach_history, load_features
+from tasks.tracking import Bundle, Registry
+from tasks.training_data import FeatureRequest, load_rows
 from warehouse.errors import BusyError, SourceError, UserError
 from warehouse.labels import COLLECTED, last_collected_decision, record_decisions
 from warehouse.ledger import PartitionRun, day_states, is_queued, is_repeated, write_run
@@ -196,36 +196,15 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
         SourceError: if the day is not published.
         ModelMissingError: if there is no model, or it was trained on the day's future.
     """
-    started = datetime.now(UTC)
-    registry, lake = Registry(context.warehouse), context.lake()
+    started, registry = datetime.now(UTC), Registry(context.warehouse)
     model = registry.version(version) if version else registry.champion()
     require_model_of_the_past(model, day)
-    snapshot = lake.snapshot_id()
     bundle = registry.load(model, choose_device(context))
-    features, events = read_day(context, day, bundle.ensemble.window)
+    scored, run = score_with(context, day, model.version, bundle, "score", started)
     warn_of_other_threshold(bundle, model.version, context.queue)
-    scored = score_features(
-        features,
-        bundle,
-        day=day,
-        version=model.version,
-        queue=context.queue,
-        events=events,
-    )
-    run = PartitionRun(
-        day,
-        "score",
-        "done",
-        started,
-        context.scoring_digest(),
-        rows_in=features.height,
-        snapshot_id=snapshot,
-        model_version=model.version,
-        data_digest=frame_digest(features, *(() if events is None else (events,))),
-    )
-    changed = not is_repeated(lake, run)
+    changed = not is_repeated(context.lake(), run)
     if changed:
-        replace_scores(lake, scored.scores, run)
+        replace_scores(context.lake(), scored.scores, run)
     flagged = scored.scores.filter("is_flagged")
     alerts = tuple(make_alerts(scored, bundle, flagged))
     drawn = choose_audit_sample(
@@ -235,24 +214,39 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
         seed=context.train.seed,
     )
     audit = tuple(make_alerts(scored, bundle, drawn))
-    logger.info("%s scored: %d rows, %d flagged", day, features.height, len(alerts))
-    return ScoredDay(day, features.height, alerts, audit, model.version, changed, started)
+    logger.info("%s scored: %d rows, %d flagged", day, run.rows_in, len(alerts))
+    return ScoredDay(day, run.rows_in, alerts, audit, model.version, changed, started)
 
 
-def read_day(context: Context, day: date, window: int) -> tuple[pl.DataFrame, pl.DataFrame | None]:
-    """Compute a day's features and, with a window, find its accounts' histories.
+def score_with(
+    context: Context, day: date, version: str, bundle: Bundle, stage: str, started: datetime
+) -> tuple[DayScores, PartitionRun]:
+    """Score a published day, and give what the ledger is to say of it; nothing is written.
 
     Raises:
         SourceError: if the day is not published.
     """
-    lake, request = context.lake(), feature_request(context)
-    features = load_features(lake, day, day, request)
+    lake, window = context.lake(), bundle.ensemble.window
+    snapshot = lake.snapshot_id()
+    features, events = load_rows(lake, day, day, feature_request(context), window)
     if features.is_empty():
         message = f"{day} has no published transactions: run nightwarden ingest --date {day}"
         raise SourceError(message)
-    if not window:
-        return features, None
-    return attach_history(lake, features, day, day, request, window)
+    scored = score_features(
+        features, bundle, day=day, version=version, queue=context.queue, events=events
+    )
+    run = PartitionRun(
+        day,
+        stage,
+        "done",
+        started,
+        context.scoring_digest(),
+        rows_in=features.height,
+        snapshot_id=snapshot,
+        model_version=version,
+        data_digest=frame_digest(features, *(() if events is None else (events,))),
+    )
+    return scored, run
 
 
 @task(name="enqueue-day", task_run_name="enqueue-{scored.day}", **RETRIED)

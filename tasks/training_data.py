@@ -6,8 +6,7 @@ a history that does not fit into memory is sampled on the way.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, time, timedelta
-from zoneinfo import ZoneInfo
+from datetime import date, datetime, timedelta
 
 import polars as pl
 
@@ -24,6 +23,7 @@ from warehouse.reads import (
     are_selective,
     count_frauds_by_source,
     count_transactions,
+    midnight,
     read_label_statements,
     read_transactions,
     read_truth,
@@ -95,7 +95,7 @@ class FeatureRequest:
 
     def start_of(self, day: date) -> datetime:
         """Give the moment at which a business day begins where the source is."""
-        return datetime.combine(day, time.min, ZoneInfo(self.time_zone)).astimezone(UTC)
+        return midnight(day, self.time_zone)
 
 
 @dataclass(frozen=True)
@@ -134,6 +134,11 @@ class TrainingData:
     def labelled(self) -> pl.DataFrame:
         """Give the rows that boosted trees learn from, frauds among them."""
         return self.frame.filter((pl.col("event_date") < self.split) & pl.col("for_trees"))
+
+    @property
+    def are_all_judged(self) -> bool:
+        """Whether a row without a fraud label can be taken for genuine."""
+        return self.is_mature and not self.is_selective
 
     @property
     def validation(self) -> list[date]:
@@ -274,6 +279,20 @@ def attach_history(
     transactions = read_transactions(lake, start - timedelta(days=HISTORY_LOOKBACK_DAYS), end)
     events, spans = account_history(transactions, rows, time_zone=request.time_zone, window=window)
     return _drop_unused_events(rows.hstack(spans.drop("transaction_id")), events, window)
+
+
+def load_rows(
+    lake: Lake, start: date, end: date, request: FeatureRequest, window: int
+) -> tuple[pl.DataFrame, pl.DataFrame | None]:
+    """Compute what a model sees of the days given: features and, with a window, histories.
+
+    Returns:
+        See ``load_features`` and ``attach_history``; no events without a window.
+    """
+    features = load_features(lake, start, end, request)
+    if not window or features.is_empty():
+        return features, None
+    return attach_history(lake, features, start, end, request, window)
 
 
 def _drop_unused_events(

@@ -10,20 +10,12 @@ from zoneinfo import ZoneInfo
 
 from warehouse.connection import Lake
 from warehouse.errors import UserError
+from warehouse.reads import TRUTH
 
 WINDOW_DAYS = 90
 
-_TRUTH = """
-    truth AS (
-        SELECT event_date, transaction_id, is_fraud FROM lake.labels
-        WHERE event_date BETWEEN $start AND $end AND known_at <= $as_of
-        QUALIFY row_number() OVER (
-            PARTITION BY event_date, transaction_id ORDER BY known_at DESC, recorded_at DESC) = 1
-    )
-"""
-
 _OF_LABELLED_SOURCE = f"""
-    WITH {_TRUTH}, judged AS (
+    WITH truth AS ({TRUTH}), judged AS (
         SELECT event_date, is_fraud, occurred_at + to_days($delay) <= $as_of AS is_due
         FROM lake.transactions LEFT JOIN truth USING (event_date, transaction_id)
         WHERE event_date BETWEEN $start AND $end
@@ -35,7 +27,7 @@ _OF_LABELLED_SOURCE = f"""
 """
 
 _OF_REPORTED_FRAUDS = f"""
-    WITH {_TRUTH}, window_labels AS (
+    WITH truth AS ({TRUTH}), window_labels AS (
         FROM lake.labels
         WHERE event_date BETWEEN $window_start AND $newest AND known_at <= $as_of
     ), window_frauds AS (

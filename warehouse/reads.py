@@ -8,6 +8,14 @@ import polars as pl
 
 from warehouse.connection import Lake, quote_name, quote_text
 
+TRUTH = """
+    SELECT event_date, transaction_id, is_fraud, source FROM lake.labels
+    WHERE event_date BETWEEN $start AND $end AND known_at <= $as_of
+    QUALIFY row_number() OVER (
+        PARTITION BY transaction_id ORDER BY known_at DESC, recorded_at DESC) = 1
+"""
+"""Each transaction's newest label as of a moment: the rule, written once."""
+
 
 def midnight(day: date, time_zone: str = "UTC") -> datetime:
     """Give the first moment of a day of some place, in UTC."""
@@ -40,23 +48,16 @@ def read_truth(lake: Lake, start: date, end: date, as_of: datetime) -> pl.DataFr
         ``known_at <= as_of``.
     """
     return lake.connection.execute(
-        "SELECT transaction_id, is_fraud FROM lake.labels "
-        "WHERE event_date BETWEEN ? AND ? AND known_at <= ? "
-        "QUALIFY row_number() OVER ("
-        "PARTITION BY transaction_id ORDER BY known_at DESC, recorded_at DESC) = 1",
-        [start, end, as_of],
+        f"SELECT transaction_id, is_fraud FROM ({TRUTH})",
+        {"start": start, "end": end, "as_of": as_of},
     ).pl()
 
 
 def count_frauds_by_source(lake: Lake, start: date, end: date, as_of: datetime) -> dict[str, int]:
     """Count the transactions known to be fraud as of a moment, by who says so last."""
     rows = lake.connection.execute(
-        "SELECT source, count(*) FROM (SELECT source, is_fraud FROM lake.labels "
-        "WHERE event_date BETWEEN ? AND ? AND known_at <= ? "
-        "QUALIFY row_number() OVER ("
-        "PARTITION BY transaction_id ORDER BY known_at DESC, recorded_at DESC) = 1) "
-        "WHERE is_fraud GROUP BY source",
-        [start, end, as_of],
+        f"SELECT source, count(*) FROM ({TRUTH}) WHERE is_fraud GROUP BY source",
+        {"start": start, "end": end, "as_of": as_of},
     ).fetchall()
     return dict(rows)
 
