@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from datetime import date, timedelta
 from pathlib import Path
@@ -11,6 +12,7 @@ from filelock import FileLock
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
+from flows import cli
 from flows.ingest import ingest
 from flows.train import train
 from tasks.simulate import simulate_transactions, write_days
@@ -101,6 +103,26 @@ def project(template: Path, tmp_path: Path) -> Path:
 def new_project(template: Path, tmp_path: Path) -> Callable[[str], Path]:
     """Make further copies of the template by name."""
     return lambda name: copy_project(template, tmp_path / name)
+
+
+@pytest.fixture
+def run(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """Run a command line as a shell does; gives exit code, output and messages."""
+
+    def run_command(*words: object) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["nightwarden", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        capsys.readouterr()
+        code = 0
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return code, *capsys.readouterr()
+
+    return run_command
 
 
 def copy_project(template: Path, folder: Path) -> Path:

@@ -1,7 +1,6 @@
 """The command line in this process: help, JSON, exit codes, and mistakes said in one sentence."""
 
 import json
-import sys
 from pathlib import Path
 
 import click
@@ -11,24 +10,6 @@ import typer
 from flows import cli
 from flows.nightly import nightly
 from tests.flows.conftest import AS_OF, FIRST_DAY, copy_project, day
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Run a command line as a shell does; gives exit code, output and messages."""
-
-    def run_command(*words: object) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["nightwarden", *map(str, words)])
-        monkeypatch.setenv("COLUMNS", "200")
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return code, *capsys.readouterr()
-
-    return run_command
 
 
 @pytest.fixture(scope="module")

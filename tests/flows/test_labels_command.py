@@ -1,13 +1,11 @@
 """``nightwarden labels`` on a small project: what it prints, and how it ends."""
 
 import json
-import sys
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
-from flows import cli
 from flows.ingest import ingest
 from flows.settings import Settings
 from tasks.simulate import simulate_transactions, write_days
@@ -62,21 +60,13 @@ def western(config) -> Path:
 
 
 @pytest.fixture
-def run(config, monkeypatch, capsys):
-    """Run ``nightwarden labels`` as a shell does; gives exit code, output and messages."""
+def run(run, config):
+    """Run ``nightwarden labels`` on the project."""
 
-    def run_command(*words: object, config: Path = config) -> tuple[int, str, str]:
-        line = ["nightwarden", "labels", *words, "--config", config]
-        monkeypatch.setattr(sys, "argv", [str(word) for word in line])
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return code, *capsys.readouterr()
+    def run_labels(*words: object, config: Path = config) -> tuple[int, str, str]:
+        return run("labels", *words, "--config", config)
 
-    return run_command
+    return run_labels
 
 
 @pytest.fixture(scope="module")

@@ -3,13 +3,9 @@
 import getpass
 import json
 import shutil
-import sys
 
 import pytest
-import typer
 
-from flows import cli
-from flows.commands import models
 from tasks import promotion
 from tasks.tracking import Registry
 from tests.tasks.test_fit import AS_OF, small_bundle
@@ -57,25 +53,9 @@ def project(template, tmp_path):
 
 
 @pytest.fixture
-def run(project, monkeypatch, capsys):
-    """Run ``nightwarden models`` as a shell does; gives exit code, output and messages."""
-    tree = typer.Typer(pretty_exceptions_enable=False)
-    tree.add_typer(models.app, name="models")
-    monkeypatch.setattr(cli, "app", tree)
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run_command(*words: object) -> tuple[int, str, str]:
-        words = ("nightwarden", "models", *words, "--config", project)
-        monkeypatch.setattr(sys, "argv", list(map(str, words)))
-        capsys.readouterr()
-        code = 0
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code if isinstance(end.code, int) else int(end.code is not None)
-        return code, *capsys.readouterr()
-
-    return run_command
+def run(run, project):
+    """Run ``nightwarden models`` on the project."""
+    return lambda *words: run("models", *words, "--config", project)
 
 
 def aliases(run):

@@ -6,10 +6,9 @@ from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
-import typer
 from typer.testing import CliRunner
 
-from flows.commands import threshold
+from flows import cli
 from flows.settings import Settings
 from tests.tasks.test_threshold_plan import LAST, START, make
 from warehouse.connection import Lake
@@ -86,12 +85,9 @@ def project(tmp_path_factory):
 
 @pytest.fixture
 def run(project):
-    tree = typer.Typer()
-    tree.add_typer(threshold.app, name="threshold")
-
     def run_command(*words, config=project):
         words = ["threshold", "plan", *map(str, words), "--config", str(config)]
-        return CliRunner().invoke(tree, words)
+        return CliRunner().invoke(cli.app, words)
 
     return run_command
 
