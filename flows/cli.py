@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from flows import engine, show
-from flows.commands import labels, models, threshold
+from flows.commands import audit, desk, feed, labels, models, threshold
 from flows.days import days_between
 from flows.options import (
     DEFAULT_CONFIG,
@@ -46,6 +46,9 @@ app.add_typer(quarantine_app, name="quarantine")
 app.add_typer(labels.app, name="labels")
 app.add_typer(models.app, name="models")
 app.add_typer(threshold.app, name="threshold")
+app.add_typer(desk.app, name="desk")
+app.add_typer(audit.app, name="audit")
+app.command()(feed.feed)
 
 
 @app.command()
@@ -378,7 +381,7 @@ def _report_progress() -> None:
     handler = RichHandler(
         console=Console(stderr=True), show_path=False, show_level=False, log_time_format="%H:%M:%S"
     )
-    for name in ("flows", "tasks", "models", "warehouse"):
+    for name in ("desk", "flows", "tasks", "models", "warehouse"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
         logger.addHandler(handler)

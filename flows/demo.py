@@ -48,10 +48,14 @@ def run_demo(folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()):
         message = f"the demo needs a new or empty folder, but {folder} is not empty; remove it"
         raise UserError(message)
+    config = folder / "nightwarden.toml"
     for command in commands(folder):
         run(command)
         if command[0] == "init":
-            _set_capacity(folder / "nightwarden.toml")
+            _set_capacity(config)
+    show.line("\nThe queue is waiting for you. Say who you are, then open the desk:")
+    show.line(f"  nightwarden desk users add NAME --role lead --config {config}")
+    show.line(f"  nightwarden desk --config {config}")
 
 
 def run(command: Sequence[str]) -> None:

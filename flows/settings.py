@@ -1,8 +1,9 @@
 """The settings: ``nightwarden.toml`` read once into frozen models, unknown keys refused.
 
 ``NIGHTWARDEN_SECTION__KEY`` in the environment overrides a key (``NIGHTWARDEN_QUEUE__CAPACITY=50``);
-the connection of a PostgreSQL source and the pseudonym key come from the environment by preference:
-``NIGHTWARDEN_SOURCE_DSN``, ``NIGHTWARDEN_PSEUDONYM_KEY``.
+the connection of a PostgreSQL source, the pseudonym key and the secret that signs webhooks come from
+the environment by preference: ``NIGHTWARDEN_SOURCE_DSN``, ``NIGHTWARDEN_PSEUDONYM_KEY``,
+``NIGHTWARDEN_WEBHOOK_SECRET``.
 """
 
 import glob
@@ -14,6 +15,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from desk.settings import DeskSettings
 from tasks.context import Context
 from tasks.review_settings import (
     EvaluateSettings,
@@ -29,7 +31,12 @@ from warehouse.rules import ValidationSettings
 from warehouse.source import SourceSettings
 
 PREFIX = "NIGHTWARDEN_"
-DIRECT = {"NIGHTWARDEN_PSEUDONYM_KEY", "NIGHTWARDEN_SOURCE_DSN", "NIGHTWARDEN_CONFIG"}
+DIRECT = {
+    "NIGHTWARDEN_CONFIG",
+    "NIGHTWARDEN_PSEUDONYM_KEY",
+    "NIGHTWARDEN_SOURCE_DSN",
+    "NIGHTWARDEN_WEBHOOK_SECRET",
+}
 
 
 class RunSettings(BaseModel):
@@ -62,6 +69,7 @@ class Settings(BaseModel):
     queue: QueueSettings = QueueSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     promotion: PromotionSettings = PromotionSettings()
+    desk: DeskSettings = DeskSettings()
     run: RunSettings = RunSettings()
     folder: Path = Field(exclude=True)
     pseudonym_key: PseudonymKey | None = Field(None, exclude=True)
@@ -139,6 +147,8 @@ def _override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
     """Lay ``NIGHTWARDEN_SECTION__KEY`` values over the file's; values are TOML, else text."""
     if dsn := environment.get("NIGHTWARDEN_SOURCE_DSN"):
         _section(raw, "source")["dsn"] = dsn
+    if secret := environment.get("NIGHTWARDEN_WEBHOOK_SECRET"):
+        _section(raw, "desk")["webhook_secret"] = secret
     for name, text in environment.items():
         if not name.startswith(PREFIX) or name in DIRECT:
             continue

@@ -271,11 +271,11 @@ def cases(found: "list[CaseSummary]", *, as_json: bool) -> None:
             c.id,
             c.account_id,
             c.lane,
-            c.alerts,
+            c.alert_count,
             f"{c.score:.2f}",
             f"{c.amount_at_risk:,.2f}",
-            c.last_day,
-            c.top_reason,
+            c.last_event_date,
+            next(iter(c.reasons), ""),
         )
         for c in found
     ]

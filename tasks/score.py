@@ -21,13 +21,14 @@ class DayScores:
     """A day's scored rows as ``lake.scores`` wants them, and what they come from.
 
     ``events`` are what the features' ``history_end`` and ``history_count`` point into; None where
-    no member reads histories.
+    no member reads histories. ``snapshot_id`` is the lake's that was read.
     """
 
     day: date
     scores: pl.DataFrame
     features: pl.DataFrame
     events: pl.DataFrame | None = None
+    snapshot_id: int | None = None
 
 
 def require_model_of_the_past(model: RegisteredModel, day: date) -> None:
@@ -120,6 +121,8 @@ def make_alerts(day_scores: DayScores, bundle: Bundle, chosen: pl.DataFrame) -> 
             reasons=why,
             model_version=scored["model_version"],
             inclusion_probability=scored.get("inclusion_probability", 1.0),
+            probability=scored["probability"],
+            snapshot_id=day_scores.snapshot_id,
         )
         for row, scored, why in zip(rows.to_dicts(), ranked.to_dicts(), reasons, strict=True)
     ]

@@ -31,12 +31,14 @@ from tasks.score import (
 from tasks.tensors import frame_digest
 from tasks.tracking import Bundle, Registry
 from tasks.training_data import FeatureRequest, load_rows
+from warehouse.account_transactions import STORY_DAYS, STORY_ROWS, keep_transactions
 from warehouse.errors import BusyError, SourceError, UserError
 from warehouse.labels import COLLECTED, last_collected_decision, record_decisions
 from warehouse.ledger import PartitionRun, day_states, is_queued, is_repeated, write_run
 from warehouse.partitions import IngestReport, land_day
 from warehouse.queue import Queue
 from warehouse.queue_records import EnqueueResult, NewAlert
+from warehouse.reads import read_newest_transactions
 from warehouse.scores import replace_scores
 
 
@@ -94,16 +96,21 @@ class TrainedModel:
 
 @task(name="collect-decisions", **RETRIED)
 def collect_decisions(context: Context) -> int:
-    """Turn what analysts decided since the last time into labels; give how many are new."""
+    """Turn what analysts decided since the last time into labels; give how many are new.
+
+    A decision waits until it can no longer be taken back, and those after it wait with it: so no
+    label has to be withdrawn, and going on after the newest collected number misses none.
+    """
     if not context.warehouse.queue_path.exists():
         return 0
     started, lake = datetime.now(UTC), context.lake()
     done = last_collected_decision(lake)
     with Queue.open(context.warehouse.queue_path, create=False) as queue:
-        newest = queue.last_decision()
-        if newest == done:
-            return 0
-        decisions = queue.decisions(after=done if newest > done else 0)  # else another queue
+        is_same = queue.last_decision() >= done  # else another queue
+        before = queue.settled_before()
+        decisions = queue.decisions(after=done if is_same else 0, settled_before=before)
+    if not decisions:
+        return 0
     added = record_decisions(lake, decisions)
     run = PartitionRun(
         started.date(),
@@ -113,7 +120,7 @@ def collect_decisions(context: Context) -> int:
         "",
         rows_in=len(decisions),
         rows_out=added,
-        data_digest=str(newest),
+        data_digest=str(decisions[-1].id),
     )
     with lake.commit() as connection:
         write_run(connection, run)
@@ -235,6 +242,7 @@ def score_with(
     scored = score_features(
         features, bundle, day=day, version=version, queue=context.queue, events=events
     )
+    scored = replace(scored, snapshot_id=snapshot)
     run = PartitionRun(
         day,
         stage,
@@ -253,12 +261,19 @@ def score_with(
 def enqueue_day(context: Context, scored: ScoredDay, lane: str) -> EnqueueResult:
     """Put a scored day's alerts into the review queue; those already there stay as they are.
 
-    A night's audit sample goes into a lane of its own.
+    A night's audit sample goes into a lane of its own. What the accounts did of late goes along,
+    so that the review desk needs no lake.
     """
+    audit = scored.audit if lane == NIGHTLY else ()
+    accounts = {alert.account_id for alert in (*scored.alerts, *audit)}
+    story = read_newest_transactions(
+        context.lake(), accounts, scored.day, days=STORY_DAYS, rows=STORY_ROWS
+    )
     with Queue.open(context.warehouse.queue_path, create=True) as queue:
+        keep_transactions(queue, story)
         result = queue.enqueue(scored.day, lane, scored.alerts)
-        if lane == NIGHTLY:
-            queue.enqueue(scored.day, AUDIT, scored.audit)
+        if audit:
+            queue.enqueue(scored.day, AUDIT, audit)
     run = PartitionRun(
         scored.day,
         "enqueue",

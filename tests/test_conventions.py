@@ -27,7 +27,7 @@ from warehouse.schema import describe_markdown as describe_schema
 from warehouse.source import ColumnMapping
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("flows", "tasks", "models", "warehouse")
+PACKAGES = ("desk", "flows", "tasks", "models", "warehouse")
 MODULES = sorted(file for name in PACKAGES for file in (ROOT / name).rglob("*.py"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 GENERATED = {"docs/schema.md": describe_schema, "docs/features.md": describe_features}
@@ -66,6 +66,8 @@ def commands(tree: typer.Typer, prefix: str = "nightwarden") -> Iterator[str]:
         name = command.name or command.callback.__name__.replace("_", "-")
         yield f"{prefix} {name}"
     for group in tree.registered_groups:
+        if group.typer_instance.info.invoke_without_command is True:
+            yield f"{prefix} {group.name}"
         yield from commands(group.typer_instance, f"{prefix} {group.name}")
 
 

@@ -152,6 +152,17 @@ REST = """
 # Whether nights also store the challenger's scores, which are never queued.
 #shadow = false
 
+[desk]
+# Where `nightwarden desk` listens, and the host names by which browsers ask for it.
+#host = "127.0.0.1"
+#port = 8050
+#names = ["127.0.0.1", "localhost"]
+# An amount above which a second analyst must confirm a verdict.
+#second_above = 1000.0
+# Minutes for which a claim holds, and after which an unused session ends.
+#claim_minutes = 15
+#idle_minutes = 30
+
 [run]
 # auto (a GPU where there is one), cpu or cuda.
 #device = "auto"

@@ -5,7 +5,8 @@ What it cannot show: that the newest events were cut off. Keep the last hash els
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from sqlalchemy import Connection, insert, select
@@ -13,6 +14,15 @@ from sqlalchemy import Connection, insert, select
 from warehouse.queue_tables import AUDIT_EVENTS
 
 FIRST_HASH = "0" * 64
+
+
+@dataclass(frozen=True)
+class AuditEvent:
+    """What somebody did to something; ``details`` are JSON values."""
+
+    action: str
+    subject: str
+    details: Mapping[str, object]
 
 
 def append_event(
@@ -24,21 +34,35 @@ def append_event(
     details: Mapping[str, object],
 ) -> None:
     """Add an event to the end of the chain; the connection must be the only writer."""
+    append_events(connection, happened_at, actor, [AuditEvent(action, subject, details)])
+
+
+def append_events(
+    connection: Connection, happened_at: datetime, actor: str, events: Sequence[AuditEvent]
+) -> None:
+    """Add events to the end of the chain in one go; the connection must be the only writer."""
+    if not events:
+        return
     newest = connection.execute(
         select(AUDIT_EVENTS.c.sequence, AUDIT_EVENTS.c.hash)
         .order_by(AUDIT_EVENTS.c.sequence.desc())
         .limit(1)
     ).one_or_none()
-    event: dict[str, object] = {
-        "sequence": newest.sequence + 1 if newest else 1,
-        "happened_at": happened_at,
-        "actor": actor,
-        "action": action,
-        "subject": subject,
-        "details": dict(details),
-        "previous_hash": newest.hash if newest else FIRST_HASH,
-    }
-    connection.execute(insert(AUDIT_EVENTS).values(**event, hash=seal(event)))
+    sequence, previous_hash = (newest.sequence, newest.hash) if newest else (0, FIRST_HASH)
+    rows: list[dict[str, object]] = []
+    for number, event in enumerate(events, start=sequence + 1):
+        row: dict[str, object] = {
+            "sequence": number,
+            "happened_at": happened_at,
+            "actor": actor,
+            "action": event.action,
+            "subject": event.subject,
+            "details": dict(event.details),
+            "previous_hash": previous_hash,
+        }
+        previous_hash = seal(row)
+        rows.append({**row, "hash": previous_hash})
+    connection.execute(insert(AUDIT_EVENTS), rows)
 
 
 def seal(event: Mapping[str, object]) -> str:

@@ -9,7 +9,11 @@ from warehouse.errors import UserError
 
 
 class NotInQueueError(UserError):
-    """No case or alert has the number that was asked for."""
+    """No case, alert or other record has the number that was asked for."""
+
+
+class ConflictError(UserError):
+    """Somebody else was faster: the case is claimed, or what was seen of it has changed."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class NewAlert:
     """One transaction to review, as the scoring stage hands it over.
 
     ``inclusion_probability`` is the chance that the transaction had of being queued: 1 for a
-    flagged one, n / N for one of n drawn from the N below the threshold.
+    flagged one, n / N for one of n drawn from the N below the threshold. ``probability`` of fraud
+    is None where the model knew too few frauds; ``snapshot_id`` is the lake's that was scored.
 
     Raises:
         ValueError: if a moment has no time zone, a number is not finite, an id is empty, or the
@@ -45,6 +50,8 @@ class NewAlert:
     reasons: Sequence[Reason]
     model_version: str
     inclusion_probability: float = 1.0
+    probability: float | None = None
+    snapshot_id: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse what a database would store differently, or not at all."""
@@ -75,17 +82,22 @@ class NewAlert:
 
 @dataclass(frozen=True)
 class EnqueueResult:
-    """What an enqueue did: alerts added and already there, cases opened and appended to."""
+    """What an enqueue did.
+
+    Alerts added and already there, cases opened and appended to, and alerts that suppressions kept
+    out of the cases.
+    """
 
     added: int
     already_there: int
     cases_opened: int
     cases_appended: int
+    suppressed: int
 
 
 @dataclass(frozen=True)
 class Alert:
-    """One alert in the queue; ``verdict`` is its newest one, or None while it waits."""
+    """One alert in the queue; ``verdict`` is its newest that stands, or None while it waits."""
 
     id: int
     case_id: int
@@ -103,12 +115,17 @@ class Alert:
     model_version: str
     created_at: datetime
     inclusion_probability: float
+    probability: float | None
+    snapshot_id: int | None
     verdict: str | None
 
 
 @dataclass(frozen=True)
 class Decision:
-    """One thing that an analyst said about one alert, with what a label needs to know of it."""
+    """One thing that an analyst said about one alert, with what a label needs to know of it.
+
+    ``proposed_by`` is the first analyst, where a second one had to confirm.
+    """
 
     id: int
     alert_id: int
@@ -121,14 +138,25 @@ class Decision:
     analyst: str
     note: str
     decided_at: datetime
+    proposed_by: str | None
+    is_retracted: bool
 
 
 @dataclass(frozen=True)
 class CaseSummary:
     """One line of the ranked list.
 
-    ``score`` and ``amount_at_risk`` count the alerts that still wait for a verdict, or all of them
-    once none waits; ``amount`` counts all.
+    ``score``, ``amount_at_risk``, ``priority`` and ``expected_loss`` count the alerts that still
+    wait for a verdict, or all of them once none waits; ``amount`` counts all.
+
+    Attributes:
+        score: The highest score.
+        priority: Sum of score times amount.
+        expected_loss: Sum of probability times amount; None where no alert has a probability.
+        awaits_second: Whether a verdict waits for a second analyst.
+        claimed_by: Who works on it, until ``claimed_until``; a claim that ran out is none.
+        snoozed_until: The day on which it comes back, in UTC.
+        reasons: Sentences of its foremost alert, strongest first.
     """
 
     id: int
@@ -138,14 +166,20 @@ class CaseSummary:
     opened_for: date
     created_at: datetime
     updated_at: datetime
-    alerts: int
-    alerts_waiting: int
+    alert_count: int
+    waiting_count: int
     score: float
     amount_at_risk: float
     amount: float
-    first_day: date
-    last_day: date
-    top_reason: str
+    priority: float
+    expected_loss: float | None
+    first_event_date: date
+    last_event_date: date
+    awaits_second: bool
+    claimed_by: str | None
+    claimed_until: datetime | None
+    snoozed_until: date | None
+    reasons: tuple[str, ...]
 
 
 @dataclass(frozen=True)

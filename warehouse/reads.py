@@ -1,6 +1,6 @@
 """Reads of the lake for features, training and evaluation; each bounded by days, not history."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
@@ -28,6 +28,35 @@ def read_transactions(lake: Lake, start: date, end: date) -> pl.DataFrame:
         "SELECT * EXCLUDE (batch_id, ingested_at) FROM lake.transactions "
         "WHERE event_date BETWEEN ? AND ?",
         [start, end],
+    ).pl()
+
+
+def read_newest_transactions(
+    lake: Lake, accounts: Collection[str], end: date, *, days: int, rows: int
+) -> pl.DataFrame:
+    """Read what accounts did in the days up to ``end``: the newest transactions of each.
+
+    Args:
+        lake: The lake.
+        accounts: The accounts.
+        end: The last day, included.
+        days: How many days count, the last one included.
+        rows: How many of an account at most.
+    """
+    return lake.connection.execute(
+        """
+        SELECT transaction_id, account_id, event_date, occurred_at, merchant_id, amount
+        FROM lake.transactions
+        WHERE event_date BETWEEN $start AND $end AND account_id IN (SELECT unnest($accounts))
+        QUALIFY row_number() OVER (
+            PARTITION BY account_id ORDER BY occurred_at DESC, transaction_id DESC) <= $rows
+        """,
+        {
+            "start": end - timedelta(days=days - 1),
+            "end": end,
+            "accounts": sorted(accounts),
+            "rows": rows,
+        },
     ).pl()
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import polars as pl
 import pytest
@@ -31,10 +31,12 @@ from tests.tasks.test_fit import (
     make_lake,
     simulate,
 )
+from warehouse.account_transactions import read_account_transactions
 from warehouse.connection import WarehouseSettings
 from warehouse.errors import DayRefusedError, ModelMissingError, SourceError, UserError
 from warehouse.ledger import day_states
 from warehouse.queue import Queue
+from warehouse.queue_decisions import retract_decision
 from warehouse.reads import read_scores
 from warehouse.rules import ValidationSettings
 from warehouse.source import SourceSettings
@@ -114,7 +116,11 @@ def test_scoring_again_changes_nothing(context):
     stored, snapshot = read_scores(lake, AS_OF, AS_OF), lake.snapshot_id()
     again = score_day.fn(context, AS_OF)
     assert (first.changed, again.changed) == (True, False)
-    assert (again.alerts, again.rows) == (first.alerts, first.rows)
+    assert snapshot == first.alerts[0].snapshot_id + 1, "the scores made a snapshot"
+    assert {alert.snapshot_id for alert in again.alerts} == {snapshot}
+    unread = [replace(alert, snapshot_id=None) for alert in first.alerts]
+    assert [replace(alert, snapshot_id=None) for alert in again.alerts] == unread
+    assert again.rows == first.rows
     assert lake.snapshot_id() == snapshot
     assert read_scores(lake, AS_OF, AS_OF).equals(stored)
     run = day_states(lake, AS_OF, AS_OF)[AS_OF, "score"]
@@ -182,6 +188,44 @@ def test_every_decision_becomes_a_label_once(context):
     snapshot = context.lake().snapshot_id()
     assert collect_decisions.fn(context) == 0
     assert context.lake().snapshot_id() == snapshot
+
+
+def test_decision_becomes_a_label_when_it_cannot_be_taken_back(context, monkeypatch):
+    day = AS_OF
+    enqueue_day.fn(context, score_day.fn(context, day), "nightly")
+    month_ago = datetime.now(UTC) - timedelta(days=30)
+    with Queue.open(context.warehouse.queue_path, create=False) as queue:
+        young, taken_back, old = queue.alerts_of_day(day)[:3]
+        queue.decide(young.id, "fraud", "ana")
+        queue.decide(taken_back.id, "fraud", "ana")
+        retract_decision(queue, queue.last_decision(), "ana")
+        queue.clock = lambda: month_ago
+        queue.decide(old.id, "genuine", "ana")
+    assert collect_decisions.fn(context) == 0, "the old one waits for the young one before it"
+    monkeypatch.setattr("warehouse.queue.UNDO_WINDOW", timedelta(0))
+    assert collect_decisions.fn(context) == 2
+    assert collect_decisions.fn(context) == 0
+    said = context.lake().connection.execute(
+        "SELECT transaction_id, is_fraud FROM lake.labels WHERE source = 'analyst' "
+        "AND event_date = ?",
+        [day],
+    )
+    assert dict(said.fetchall()) == {young.transaction_id: True, old.transaction_id: False}
+
+
+def test_alerts_accounts_come_with_what_they_did_of_late(context):
+    day = AS_OF + timedelta(days=3)
+    enqueue_day.fn(context, score_day.fn(context, day), "nightly")
+    path = context.warehouse.queue_path
+    with Queue.open(path, create=False) as queue, queue.database.read() as connection:
+        alerts = queue.alerts_of_day(day)
+        assert {alert.lane for alert in alerts} == {"nightly", "audit"}
+        for alert in alerts:
+            until = datetime.combine(day, time(23, 59), UTC)
+            story = read_account_transactions(connection, alert.account_id, until=until)
+            assert alert.transaction_id in {one.transaction_id for one in story}
+            assert len({one.event_date for one in story}) > 1
+            assert alert.snapshot_id is not None
 
 
 def test_settings_that_need_another_threshold_than_the_models_are_said(context, caplog):

@@ -564,7 +564,7 @@ def test_decisions_recorded_before_add_nothing_and_make_no_snapshot(labels, deci
 def test_decisions_of_one_moment_are_all_recorded_and_the_later_of_an_alert_counts(labels):
     def decision(number, transaction, verdict):
         said = (number, 1, 1, transaction, DAY, "account 0", "shop 0", verdict, "ann", "")
-        return Decision(*said, decided_at=NOON)
+        return Decision(*said, decided_at=NOON, proposed_by=None, is_retracted=False)
 
     first = decision(1, "t0115-0", "fraud")
     assert record_decisions(labels.lake, [first]) == 1

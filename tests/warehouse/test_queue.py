@@ -1,10 +1,12 @@
 """What the review queue promises to those who fill it and to those who work it off."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta, timezone
 from itertools import pairwise
 from tempfile import TemporaryDirectory
+from threading import Barrier
 
 import pytest
 from hypothesis import given, settings
@@ -14,6 +16,9 @@ from sqlalchemy.exc import DBAPIError
 
 from warehouse.errors import WarehouseError
 from warehouse.queue import LANES, NewAlert, NotInQueueError, Queue, Reason
+from warehouse.queue_changes import read_changes
+from warehouse.queue_decisions import retract_decision
+from warehouse.queue_statements import UNDO_WINDOW
 
 DAY = date(2026, 3, 2)
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
@@ -54,8 +59,12 @@ def test_enqueue_opens_a_case_per_account_and_appends_to_it(queue):
     )
     assert (later.added, later.cases_opened, later.cases_appended) == (2, 1, 1)
     case = next(c for c in queue.cases() if c.account_id == "a1")
-    assert (case.alerts, case.amount) == (3, 30.0)
-    assert (case.first_day, case.last_day, case.opened_for) == (DAY, DAY + timedelta(1), DAY)
+    assert (case.alert_count, case.amount) == (3, 30.0)
+    assert (case.first_event_date, case.last_event_date, case.opened_for) == (
+        DAY,
+        DAY + timedelta(1),
+        DAY,
+    )
 
 
 def test_enqueue_again_changes_nothing(queue):
@@ -181,7 +190,7 @@ def test_cases_are_ranked_by_score_then_amount_at_risk(queue):
     queue.enqueue(DAY, "nightly", alerts)
     ranked = queue.cases()
     assert [case.account_id for case in ranked] == ["large", "small", "low"]
-    assert ranked[0].top_reason == "amount 80.00 is unusual"
+    assert ranked[0].reasons[0] == "amount 80.00 is unusual"
     assert ranked[0].amount_at_risk == 130.0
     assert [case.account_id for case in queue.cases(limit=1)] == ["large"]
     assert queue.cases(lane="backfill") == []
@@ -194,7 +203,7 @@ def test_decided_alerts_no_longer_lift_their_case(queue):
     queue.decide(1, "genuine", "ana")
     first, second = queue.cases()
     assert (first.account_id, second.account_id) == ("a2", "a1")
-    assert (second.score, second.alerts, second.alerts_waiting) == (2.0, 2, 1)
+    assert (second.score, second.alert_count, second.waiting_count) == (2.0, 2, 1)
 
 
 def test_case_closes_with_its_last_verdict_and_is_not_reopened(queue):
@@ -211,7 +220,7 @@ def test_case_closes_with_its_last_verdict_and_is_not_reopened(queue):
     result = queue.enqueue(DAY, "nightly", [new_alert(0), new_alert(1), new_alert(2)])
     assert (result.added, result.cases_opened, result.cases_appended) == (1, 1, 0)
     assert queue.case(1) == closed
-    assert [(c.id, c.alerts) for c in queue.cases()] == [(2, 1)]
+    assert [(c.id, c.alert_count) for c in queue.cases()] == [(2, 1)]
     assert [(c.lane, c.state, c.cases, c.alerts) for c in queue.counts()] == [
         ("nightly", "closed", 1, 2),
         ("nightly", "open", 1, 1),
@@ -226,6 +235,113 @@ def test_later_decision_counts_and_both_are_kept(queue):
     assert [d.verdict for d in queue.decisions()] == ["genuine", "fraud"]
     (newest,) = queue.decisions(after=1)
     assert (newest.transaction_id, newest.event_date, newest.decided_at) == ("t0", DAY, NOON)
+
+
+def test_decisions_settle_in_their_order_and_those_taken_back_never_do(queue_url):
+    now = [NOON]
+    with Queue.open(queue_url, create=True, clock=lambda: now[0]) as queue:
+        queue.enqueue(DAY, "nightly", [new_alert(n) for n in range(5)])
+
+        def settled(after=0):
+            found = queue.decisions(after=after, settled_before=queue.settled_before())
+            return [decision.id for decision in found]
+
+        for number, minutes in enumerate([0, 1, 3, 2, 4], start=1):
+            now[0] = NOON + timedelta(minutes=minutes)  # the fourth's clock is behind
+            queue.decide(number, "fraud", "ana")
+        retract_decision(queue, 2, "ana")
+        assert settled() == []
+        now[0] = NOON + UNDO_WINDOW
+        assert settled() == [], "it may still be taken back in this very moment"
+        now[0] += timedelta(minutes=2, seconds=1)
+        assert settled() == [1], "the fourth is old enough, but the third before it is not"
+        now[0] += timedelta(minutes=1)
+        assert settled() == [1, 3, 4]
+        assert settled(after=3) == [4]
+        now[0] += timedelta(minutes=1)
+        assert settled(after=4) == [5]
+        assert [d.id for d in queue.decisions() if d.is_retracted] == [2]
+
+
+def test_settled_moment_waits_for_a_retraction_that_is_being_written(tmp_path):
+    with Queue.open(tmp_path / "queue.sqlite", create=True) as queue:
+        queue.enqueue(DAY, "nightly", [new_alert(0)])
+        queue.decide(1, "fraud", "ana")
+        asked = []
+        with ThreadPoolExecutor(1) as pool:
+            with queue.database.write():
+                answer = pool.submit(queue.settled_before)
+                time.sleep(0.05)
+                asked.append(queue.clock())
+                assert not answer.done()
+            assert answer.result() >= asked[0] - UNDO_WINDOW
+
+
+def test_retracted_verdict_counts_nowhere(queue):
+    queue.enqueue(DAY, "nightly", [new_alert(0)])
+    queue.decide(1, "genuine", "ana")
+    queue.decide(1, "fraud", "bob")
+    retract_decision(queue, 2, "bob")
+    assert queue.case(1).alerts[0].verdict == "genuine"
+    assert queue.alerts_of_day(DAY)[0].verdict == "genuine"
+    assert queue.export_rows(state="closed")[0]["verdict"] == "genuine"
+
+
+def test_enqueue_logs_each_change_in_order(queue):
+    queue.enqueue(DAY, "nightly", [new_alert(0), new_alert(1, account="a2"), new_alert(2)])
+    queue.enqueue(DAY + timedelta(1), "nightly", [new_alert(3)])
+    with queue.database.read() as connection:
+        logged = read_changes(connection, after=0, limit=100)
+    cases = {case.account_id: case.id for case in queue.cases()}
+    alerts = {a.transaction_id: a.id for a in queue.alerts_between(DAY, DAY + timedelta(1))}
+    assert [(c.kind, c.case_id, c.alert_id) for c in logged] == [
+        ("case_opened", cases["a1"], None),
+        ("case_opened", cases["a2"], None),
+        ("alert_queued", cases["a1"], alerts["t0"]),
+        ("alert_queued", cases["a2"], alerts["t1"]),
+        ("alert_queued", cases["a1"], alerts["t2"]),
+        ("alert_queued", cases["a1"], alerts["t3"]),
+    ]
+    assert [c.id for c in logged] == sorted(c.id for c in logged)
+    assert {(c.actor, c.happened_at) for c in logged} == {("nightwarden", NOON)}
+    assert logged[-1].details == {
+        "transaction_id": "t3",
+        "account_id": "a1",
+        "merchant_id": "m1",
+        "amount": 10.0,
+        "score": 3.0,
+        "model_version": "7",
+        "lane": "nightly",
+        "event_date": "2026-03-03",
+    }
+
+
+def test_verdicts_are_logged_as_changes(queue):
+    queue.enqueue(DAY, "nightly", [new_alert(0)])
+    queue.decide(1, "fraud", "ana", "card stolen")
+    with queue.database.read() as connection:
+        made, closed = read_changes(connection, after=2, limit=100)
+    assert (made.kind, made.alert_id, made.case_id, made.actor) == ("decision_made", 1, 1, "ana")
+    assert (made.details["verdict"], made.details["note"]) == ("fraud", "card stolen")
+    assert (closed.kind, closed.case_id, closed.actor) == ("case_closed", 1, "ana")
+
+
+def test_forty_threads_read_and_write_at_once(tmp_path):
+    with Queue.open(tmp_path / "queue.sqlite", create=True) as queue:
+        queue.enqueue(DAY, "nightly", [new_alert(n, account=f"a{n}") for n in range(40)])
+        together = Barrier(40, timeout=20)
+
+        def work(number):
+            with queue.database.read() as connection:
+                together.wait()  # all hold a connection
+                connection.scalar(text("SELECT count(*) FROM cases"))
+            queue.decide(number, "fraud", "ana")
+
+        with ThreadPoolExecutor(40) as pool:
+            list(pool.map(work, range(1, 41)))
+        assert len(queue.decisions()) == 40
+        assert queue.cases() == []
+        assert queue.verify_audit() is None
 
 
 def test_export_has_a_row_per_alert_in_the_order_of_the_cases(queue):
@@ -287,7 +403,7 @@ def raw(queue_url, *statements):
         engine.dispose()
 
 
-@pytest.mark.parametrize("table", ["decisions", "audit_events"])
+@pytest.mark.parametrize("table", ["decisions", "audit_events", "changes"])
 def test_append_only_tables_refuse_changes(queue, queue_url, table):
     queue.enqueue(DAY, "nightly", [new_alert(0)])
     queue.decide(1, "fraud", "ana")
@@ -296,7 +412,7 @@ def test_append_only_tables_refuse_changes(queue, queue_url, table):
     if queue_url.startswith("sqlite"):
         statements.append(f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}")
     else:
-        statements.append(f"TRUNCATE {table}")
+        statements.append(f"TRUNCATE {table} CASCADE")  # others refer to decisions
     for statement in statements:
         with pytest.raises(DBAPIError, match=f"{table} is append-only"):
             raw(queue_url, statement)
@@ -342,7 +458,8 @@ def test_error_of_a_locked_queue_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr("warehouse.queue_database.LOCK_SECONDS", 0.05)
     path = tmp_path / "queue.sqlite"
     holder = Queue.open(path, create=True)
-    with holder, Queue.open(path, create=False) as other, holder._database.write():
-        assert other.cases() == []
-        with pytest.raises(WarehouseError, match="locked"):
-            other.enqueue(DAY, "nightly", [new_alert(0)])
+    with holder, Queue.open(path, create=False) as other, holder.database.write():
+        for queue in (other, holder):
+            assert queue.cases() == []
+            with pytest.raises(WarehouseError, match="locked"):
+                queue.enqueue(DAY, "nightly", [new_alert(0)])

@@ -1,5 +1,7 @@
 """The queue's schema: what migrations build, and what opening refuses."""
 
+from datetime import date, timedelta
+
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
@@ -11,7 +13,10 @@ from sqlalchemy.exc import DBAPIError
 from warehouse.errors import WarehouseError
 from warehouse.migrations import configuration
 from warehouse.queue import Queue
+from warehouse.queue_figures import refresh_cases
 from warehouse.queue_tables import HEAD, METADATA, VERSION_TABLE
+
+FIRST = date(2026, 3, 1)
 
 
 def describe(engine):
@@ -117,6 +122,54 @@ def test_queue_of_the_first_revision_is_upgraded_with_what_is_in_it(queue_url, e
     assert version == HEAD
 
 
+@pytest.fixture
+def second_revision(engine):
+    """A queue as the second release left it: cases untouched, half decided, and closed."""
+    with engine.begin() as connection:
+        command.upgrade(configuration(connection), "0002")
+    at = "'2026-03-03 12:00:00'"
+    cases = {"untouched": "open", "half": "open", "closed": "closed"}
+    values = [(2.0, 30.0), (5.0, 10.0)]
+    with engine.begin() as connection:
+        for number, (account, state) in enumerate(cases.items(), start=1):
+            connection.exec_driver_sql(
+                "INSERT INTO cases (account_id, lane, state, opened_for, last_event_date, "
+                f"created_at, updated_at) VALUES ('{account}', 'nightly', '{state}', "
+                f"'2026-03-01', '2026-03-02', {at}, {at})"
+            )
+            for day, (score, amount) in enumerate(values, start=1):
+                connection.exec_driver_sql(
+                    "INSERT INTO alerts (transaction_id, case_id, event_date, occurred_at, "
+                    "account_id, merchant_id, amount, lane, score, rank_of_day, members, reasons, "
+                    f"model_version, created_at) VALUES ('{account}{day}', {number}, "
+                    f"'2026-03-0{day}', {at}, '{account}', 'm', {amount}, 'nightly', {score}, 1, "
+                    f"'{{}}', '[]', '7', {at})"
+                )
+        for alert in (4, 5, 6):  # the higher-scored of the second case, all of the third
+            connection.exec_driver_sql(
+                "INSERT INTO decisions (alert_id, verdict, analyst, note, decided_at) "
+                f"VALUES ({alert}, 'fraud', 'ana', '', {at})"
+            )
+
+
+@pytest.mark.usefixtures("second_revision")
+def test_cases_of_the_second_revision_get_their_figures(queue_url):
+    names = ("alert_count", "waiting_count", "score", "amount", "amount_at_risk", "priority")
+    with Queue.open(queue_url, create=False) as queue:
+        upgraded = {number: queue.case(number).summary for number in (1, 2, 3)}
+        assert {n: tuple(getattr(c, name) for name in names) for n, c in upgraded.items()} == {
+            1: (2, 2, 5.0, 40.0, 40.0, 110.0),
+            2: (2, 1, 2.0, 40.0, 30.0, 60.0),
+            3: (2, 0, 5.0, 40.0, 40.0, 110.0),
+        }
+        for case in upgraded.values():
+            assert (case.first_event_date, case.last_event_date) == (FIRST, FIRST + timedelta(1))
+            assert (case.expected_loss, case.awaits_second, case.claimed_by) == (None, False, None)
+        with queue.database.write() as connection:
+            assert refresh_cases(connection, [1, 2, 3], queue.clock()) == ()
+        assert {number: queue.case(number).summary for number in (1, 2, 3)} == upgraded
+
+
 @pytest.mark.usefixtures("first_revision")
 @pytest.mark.parametrize("wrong", ["0", "1.01", "-0.5", "NULL"])
 def test_database_itself_refuses_an_inclusion_probability_that_is_none(queue_url, engine, wrong):
@@ -133,9 +186,10 @@ def test_opening_again_changes_nothing(queue_url):
 
 def test_sqlite_queue_is_in_write_ahead_mode_with_foreign_keys(tmp_path):
     queue = Queue.open(tmp_path / "deep" / "er" / "queue.sqlite", create=True)
-    with queue, queue._database.read() as connection:
+    with queue, queue.database.read() as connection:
         assert connection.scalar(text("PRAGMA journal_mode")) == "wal"
         assert connection.scalar(text("PRAGMA foreign_keys")) == 1
+        assert connection.scalar(text("PRAGMA synchronous")) == 2, "FULL"
         assert connection.scalar(text("PRAGMA busy_timeout")) == 30_000
 
 

@@ -1,0 +1,188 @@
+"""Claims run out, the next case is given once, cases sleep until their day."""
+
+import threading
+from collections import Counter
+from datetime import UTC, date, datetime, timedelta
+
+import pytest
+from sqlalchemy import select
+
+from warehouse.errors import UserError
+from warehouse.queue import NewAlert, Queue
+from warehouse.queue_changes import read_changes
+from warehouse.queue_claims import claim_case, next_case, release_case, snooze_case
+from warehouse.queue_decisions import Verdict, decide_alerts
+from warehouse.queue_records import ConflictError, NotInQueueError
+from warehouse.queue_search import CaseFilter
+from warehouse.queue_tables import CASES
+
+DAY = date(2026, 3, 2)
+NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
+ANY = CaseFilter()
+
+
+def new_alert(number, *, account=None, amount=10.0):
+    return NewAlert(
+        transaction_id=f"t{number}",
+        occurred_at=datetime(2026, 3, 2, tzinfo=UTC),
+        account_id=account or f"a{number}",
+        merchant_id="m1",
+        amount=amount,
+        score=1.0,
+        rank_of_day=number + 1,
+        members={"vae": 1.0},
+        reasons=[],
+        model_version="7",
+    )
+
+
+class _Clock:
+    def __init__(self):
+        self.now = NOON
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def clock():
+    return _Clock()
+
+
+@pytest.fixture
+def queue(queue_url, clock):
+    """Three cases; the third has most at risk."""
+    with Queue.open(queue_url, create=True, clock=clock) as opened:
+        alerts = [new_alert(number, amount=10.0 * (number + 1)) for number in range(3)]
+        opened.enqueue(DAY, "nightly", alerts)
+        yield opened
+
+
+def work_changes(queue):
+    with queue.database.read() as connection:
+        changes = read_changes(connection, after=0, limit=1000)
+    return [c for c in changes if c.kind.startswith("case_") and c.kind != "case_opened"]
+
+
+def ids(queue):
+    """The cases' numbers, by account."""
+    with queue.database.read() as connection:
+        return dict(connection.execute(select(CASES.c.account_id, CASES.c.id)).all())
+
+
+def test_claim_holds_against_others_until_it_runs_out(queue, clock):
+    assert claim_case(queue, 1, "ben", minutes=15) == NOON + timedelta(minutes=15)
+    with pytest.raises(ConflictError, match="case 1 is claimed by ben until 12:15 UTC"):
+        claim_case(queue, 1, "ana", minutes=15)
+    clock.now += timedelta(minutes=15)
+    assert claim_case(queue, 1, "ana", minutes=5) == NOON + timedelta(minutes=20)
+    kinds = [(change.kind, change.actor) for change in work_changes(queue)]
+    assert kinds == [("case_claimed", "ben"), ("case_claimed", "ana")]
+    assert queue.verify_audit() is None
+
+
+def test_own_claim_is_prolonged(queue, clock):
+    claim_case(queue, 1, "ben", minutes=15)
+    clock.now += timedelta(minutes=10)
+    assert claim_case(queue, 1, "ben", minutes=15) == NOON + timedelta(minutes=25)
+
+
+def test_claim_of_a_closed_or_unknown_case_is_refused(queue):
+    queue.decide(1, "fraud", "ana")
+    closed = queue.cases(state="closed")[0].id
+    with pytest.raises(ConflictError, match="is closed"):
+        claim_case(queue, closed, "ana", minutes=15)
+    for number in (99, 2**70):
+        with pytest.raises(NotInQueueError, match=str(number)):
+            claim_case(queue, number, "ana", minutes=15)
+
+
+def test_release_of_anothers_claim_needs_force(queue):
+    claim_case(queue, 1, "ben", minutes=15)
+    with pytest.raises(ConflictError, match="claimed by ben"):
+        release_case(queue, 1, "ana")
+    release_case(queue, 1, "ana", force=True)
+    release_case(queue, 1, "ana")
+    claim_case(queue, 1, "ana", minutes=15)
+    released = [c for c in work_changes(queue) if c.kind == "case_released"]
+    assert [(c.actor, c.details) for c in released] == [("ana", {"claimed_by": "ben"})]
+
+
+def test_next_case_is_the_foremost_that_is_free(queue, clock):
+    number = ids(queue)
+    claim_case(queue, number["a2"], "ben", minutes=15)
+    assert next_case(queue, "ana", ANY, minutes=15) == number["a1"]
+    assert next_case(queue, "eve", ANY, minutes=15) == number["a0"]
+    assert next_case(queue, "ana", ANY, minutes=15) is None
+    clock.now += timedelta(minutes=15)
+    assert next_case(queue, "ana", CaseFilter(account="a1"), minutes=15) == number["a1"]
+    assert next_case(queue, "ana", ANY, minutes=15) == number["a2"]
+
+
+def test_next_case_passes_over_sleepers_until_their_day(queue, clock):
+    number = ids(queue)
+    snooze_case(queue, number["a2"], "ana", date(2026, 3, 5), "waiting for the bank")
+    assert next_case(queue, "ana", CaseFilter(state="all"), minutes=15) == number["a1"]
+    clock.now = datetime(2026, 3, 5, tzinfo=UTC)
+    assert next_case(queue, "ana", ANY, minutes=15) == number["a2"]
+
+
+def test_next_case_spares_whoever_proposed_all_that_waits(queue):
+    number = ids(queue)
+    alert = queue.case(number["a2"]).alerts[0].id
+    decide_alerts(queue, [Verdict(alert, "fraud")], "ana", second_above=25.0)
+    assert next_case(queue, "ana", ANY, minutes=15) == number["a1"]
+    assert next_case(queue, "ana", CaseFilter(state="second"), minutes=15) is None
+    assert next_case(queue, "ben", CaseFilter(state="second"), minutes=15) == number["a2"]
+
+
+def test_snooze_gives_the_claim_back_and_can_be_undone(queue):
+    claim_case(queue, 1, "ana", minutes=15)
+    snooze_case(queue, 1, "ana", date(2026, 3, 4))
+    summary = queue.case(1).summary
+    assert (summary.claimed_by, summary.snoozed_until) == (None, date(2026, 3, 4))
+    snooze_case(queue, 1, "ben", None)
+    snooze_case(queue, 1, "ben", None)
+    assert queue.case(1).summary.snoozed_until is None
+    kinds = [(c.kind, c.details.get("until")) for c in work_changes(queue)][1:]
+    assert kinds == [("case_snoozed", "2026-03-04"), ("case_snoozed", None)]
+
+
+@pytest.mark.parametrize("until", [date(2026, 3, 3), date(2020, 1, 1), date(2027, 3, 4)])
+def test_snooze_to_a_day_that_is_over_or_far_away_is_refused(queue, until):
+    with pytest.raises(UserError, match="expected a day after 2026-03-03"):
+        snooze_case(queue, 1, "ana", until)
+
+
+def test_snooze_of_anothers_case_or_with_an_unreadable_note_is_refused(queue):
+    claim_case(queue, 1, "ben", minutes=15)
+    with pytest.raises(ConflictError, match="claimed by ben"):
+        snooze_case(queue, 1, "ana", date(2026, 3, 9))
+    for note in ("zero \0", "half \ud800"):
+        with pytest.raises(UserError, match="readable"):
+            snooze_case(queue, 1, "ben", date(2026, 3, 9), note)
+
+
+def take_all(queue, analyst, taken):
+    while (number := next_case(queue, analyst, ANY, minutes=15)) is not None:
+        taken.append((number, analyst))
+
+
+def test_twenty_callers_of_next_case_get_each_case_once(queue_url):
+    many = 1000 if queue_url.startswith("sqlite") else 200
+    with Queue.open(queue_url, create=True, clock=_Clock()) as queue:
+        queue.enqueue(DAY, "nightly", [new_alert(number) for number in range(many)])
+        taken = []
+        workers = [
+            threading.Thread(target=take_all, args=(queue, f"analyst {n}", taken))
+            for n in range(20)
+        ]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        assert Counter(number for number, _ in taken) == Counter(range(1, many + 1))
+        with queue.database.read() as connection:
+            owners = connection.execute(select(CASES.c.id, CASES.c.claimed_by)).all()
+        assert sorted(map(tuple, owners)) == sorted(taken)
+        assert queue.verify_audit() is None
