@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
@@ -14,19 +15,19 @@ from desk.rendering import FOLDER
 from desk.webhooks import WebhookSender
 
 TITLE = "Nightwarden desk"
+REQUESTS_AT_ONCE = 6  # Python runs one thread at a time: more of them make each wait longer
 
 
 def create_app(context: DeskContext) -> FastAPI:
     """Give the desk's application; it tells webhooks of changes for as long as it runs."""
 
     @asynccontextmanager
-    async def send_webhooks(_app: FastAPI) -> AsyncIterator[None]:
+    async def run(_app: FastAPI) -> AsyncIterator[None]:
+        to_thread.current_default_thread_limiter().total_tokens = REQUESTS_AT_ONCE
         with WebhookSender(context).running():
             yield
 
-    app = FastAPI(
-        title=TITLE, lifespan=send_webhooks, docs_url=None, redoc_url=None, openapi_url=None
-    )
+    app = FastAPI(title=TITLE, lifespan=run, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.context = context
     add_middleware(app, context.settings)
     operations.add_request_metrics(app)

@@ -19,7 +19,7 @@ from warehouse.queue_search import count_cases, list_lanes_models, search_cases
 from warehouse.queue_statements import UNDO_WINDOW
 from warehouse.queue_story import CaseStory, read_story
 
-CASES_A_PAGE = 50
+CASES_A_PAGE = 25
 MOST_PLACES = 10_000_000  # a place in the list is shown, never counted on
 SEE_OTHER = 303
 GREATEST_NUMBER = 2**63 - 1

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 
 from warehouse.queue import Queue
 from warehouse.queue_figures import IS_PROPOSED
@@ -66,26 +66,21 @@ def read_waiting(queue: Queue, case_ids: Sequence[int]) -> tuple[WaitingAlert, .
 
 def read_last_batch(queue: Queue, analyst: str) -> tuple[StandingDecision, ...]:
     """Read what an analyst decided last, in one go, if it can still be taken back."""
+    can_end = (
+        DECISIONS.c.analyst == analyst,
+        DECISIONS.c.decided_at > queue.clock() - UNDO_WINDOW,
+        ~IS_RETRACTED,
+    )
+    newest = select(func.max(DECISIONS.c.decided_at)).where(*can_end)
+    columns = (DECISIONS.c.id, DECISIONS.c.alert_id, ALERTS.c.case_id, DECISIONS.c.verdict)
     statement = (
-        select(
-            DECISIONS.c.id,
-            DECISIONS.c.alert_id,
-            ALERTS.c.case_id,
-            CASES.c.state.label("case_state"),
-            DECISIONS.c.verdict,
-            DECISIONS.c.decided_at,
-        )
+        select(*columns, CASES.c.state.label("case_state"), DECISIONS.c.decided_at)
         .join(ALERTS, DECISIONS.c.alert_id == ALERTS.c.id)
         .join(CASES, ALERTS.c.case_id == CASES.c.id)
-        .where(
-            DECISIONS.c.decided_at > queue.clock() - UNDO_WINDOW,
-            DECISIONS.c.analyst == analyst,
-            ~IS_RETRACTED,
-        )
+        .where(*can_end, DECISIONS.c.decided_at == newest.scalar_subquery())
         .order_by(DECISIONS.c.id.desc())
         .limit(MOST_DECISIONS)
     )
     with queue.database.read() as connection:
-        rows = connection.execute(statement).mappings().all()
-    found = [StandingDecision(**row) for row in rows]
-    return tuple(each for each in found if each.decided_at == found[0].decided_at)
+        rows = connection.execute(statement).mappings()
+        return tuple(StandingDecision(**row) for row in rows)

@@ -171,6 +171,7 @@ DECISIONS = Table(
 )
 Index("ix_decisions_alert_id_id", DECISIONS.c.alert_id, DECISIONS.c.id)
 Index("ix_decisions_decided_at", DECISIONS.c.decided_at)
+Index("ix_decisions_analyst_decided_at", DECISIONS.c.analyst, DECISIONS.c.decided_at)
 
 RETRACTIONS = Table(
     "retractions",

@@ -26,6 +26,7 @@ def upgrade() -> None:
     widen_alerts()
     op.add_column("decisions", sa.Column("proposed_by", sa.String()))
     op.create_index("ix_decisions_decided_at", "decisions", ["decided_at"])
+    op.create_index("ix_decisions_analyst_decided_at", "decisions", ["analyst", "decided_at"])
     create_retractions()
     create_proposals()
     create_suppressions()
