@@ -114,7 +114,7 @@ def stored_states(state: str) -> ColumnElement[bool]:
 def in_state(state: str, today: date) -> list[ColumnElement[bool]]:
     """Give the conditions of a state of ``STATES`` on a day."""
     is_open, until = CASES.c.state == "open", CASES.c.snoozed_until
-    sleeps = is_among(AMONG.c.state == "open", AMONG.c.snoozed_until > today)
+    sleeps = is_among(AMONG.c.snoozed_until > today)
     waits = is_among(AMONG.c.awaits_second)  # of a closed case, too: a verdict may be changed
     conditions: dict[str, list[ColumnElement[bool]]] = {
         "open": [is_open, or_(until.is_(None), until <= today)],

@@ -115,7 +115,8 @@ Index(
     sqlite_where=text("state = 'open'"),
     postgresql_where=text("state = 'open'"),
 )
-Index("ix_cases_state_lane_snoozed_until", CASES.c.state, CASES.c.lane, CASES.c.snoozed_until)
+Index("ix_cases_state_lane", CASES.c.state, CASES.c.lane)
+Index("ix_cases_snoozed_until", CASES.c.snoozed_until)
 Index("ix_cases_account_id", CASES.c.account_id)
 Index("ix_cases_claimed_by", CASES.c.claimed_by)
 Index(

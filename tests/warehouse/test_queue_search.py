@@ -17,6 +17,7 @@ from warehouse.queue_decisions import Verdict, decide_alerts
 from warehouse.queue_search import (
     RANKS,
     STATES,
+    CaseCounts,
     CaseFilter,
     count_cases,
     list_lanes_models,
@@ -163,9 +164,7 @@ def test_states_tell_cases_apart(states):
 def test_counts_say_how_many_cases_each_state_has(states):
     states.enqueue(DAY, "backfill", [new_alert("t-other", account="other")])
     counts = count_cases(states, "ana")
-    assert (counts.open, counts.mine, counts.snoozed) == (4, 1, 1)
-    assert (counts.second, counts.closed_today) == (1, 1)
-    assert counts.by_lane == {"nightly": 3, "backfill": 1}
+    assert counts == CaseCounts(open=4, mine=1, snoozed=1, second=1)
     assert count_cases(states, "ben").mine == 0
 
 
@@ -180,7 +179,7 @@ def test_claims_that_ran_out_and_sleeps_that_are_over_are_none(states, clock):
     assert {(c.claimed_by, c.claimed_until, c.snoozed_until) for c in page.cases} == {
         (None, None, None)
     }
-    assert count_cases(states, "ana").closed_today == 0
+    assert count_cases(states, "ana") == CaseCounts(open=4, mine=0, snoozed=0, second=1)
 
 
 @pytest.fixture
@@ -399,6 +398,11 @@ def test_second_looks_are_few_and_found_by_an_index_of_their_own(empty_queue):
     plan = plan_of(empty_queue, {"state": "second"})
     assert plan[0].startswith("SEARCH cases USING INTEGER PRIMARY KEY"), plan
     assert any("ix_cases_awaits_second" in step for step in plan), plan
+
+
+def test_snoozed_cases_are_found_by_the_day_on_which_they_wake(empty_queue):
+    plan = plan_of(empty_queue, {"state": "snoozed"})
+    assert any("ix_cases_snoozed_until" in step for step in plan), plan
 
 
 def test_a_changed_verdict_on_a_closed_case_is_among_the_second_looks(queue):

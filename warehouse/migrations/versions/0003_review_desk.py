@@ -71,10 +71,7 @@ def widen_cases() -> None:
         sqlite_where=sa.text("awaits_second = 1"),
         postgresql_where=sa.text("awaits_second"),
     )
-    op.drop_index("ix_cases_state_lane", "cases")
-    op.create_index(
-        "ix_cases_state_lane_snoozed_until", "cases", ["state", "lane", "snoozed_until"]
-    )
+    op.create_index("ix_cases_snoozed_until", "cases", ["snoozed_until"])
     for name in RANKED_BY:
         op.create_index(f"ix_cases_state_{name}_id", "cases", ["state", name, "id"])
 
