@@ -21,7 +21,8 @@ class DayScores:
     """A day's scored rows as ``lake.scores`` wants them, and what they come from.
 
     ``events`` are what the features' ``history_end`` and ``history_count`` point into; None where
-    no member reads histories. ``snapshot_id`` is the lake's that was read.
+    no member reads histories. ``snapshot_id`` is the lake's that the stored scores were
+    made from.
     """
 
     day: date

@@ -34,7 +34,7 @@ from tasks.training_data import FeatureRequest, load_rows
 from warehouse.account_transactions import STORY_DAYS, STORY_ROWS, keep_transactions
 from warehouse.errors import BusyError, SourceError, UserError
 from warehouse.labels import COLLECTED, last_collected_decision, record_decisions
-from warehouse.ledger import PartitionRun, day_states, is_queued, is_repeated, write_run
+from warehouse.ledger import PartitionRun, day_states, find_repeated, is_queued, write_run
 from warehouse.partitions import IngestReport, land_day
 from warehouse.queue import Queue
 from warehouse.queue_records import EnqueueResult, NewAlert
@@ -209,9 +209,10 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
     bundle = registry.load(model, choose_device(context))
     scored, run = score_with(context, day, model.version, bundle, "score", started)
     warn_of_other_threshold(bundle, model.version, context.queue)
-    changed = not is_repeated(context.lake(), run)
-    if changed:
+    before = find_repeated(context.lake(), run)
+    if before is None:
         replace_scores(context.lake(), scored.scores, run)
+    scored = replace(scored, snapshot_id=(before or run).snapshot_id)
     flagged = scored.scores.filter("is_flagged")
     alerts = tuple(make_alerts(scored, bundle, flagged))
     drawn = choose_audit_sample(
@@ -222,7 +223,7 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
     )
     audit = tuple(make_alerts(scored, bundle, drawn))
     logger.info("%s scored: %d rows, %d flagged", day, run.rows_in, len(alerts))
-    return ScoredDay(day, run.rows_in, alerts, audit, model.version, changed, started)
+    return ScoredDay(day, run.rows_in, alerts, audit, model.version, before is None, started)
 
 
 def score_with(
@@ -242,7 +243,6 @@ def score_with(
     scored = score_features(
         features, bundle, day=day, version=version, queue=context.queue, events=events
     )
-    scored = replace(scored, snapshot_id=snapshot)
     run = PartitionRun(
         day,
         stage,

@@ -66,16 +66,14 @@ def write_run(connection: duckdb.DuckDBPyConnection, run: PartitionRun) -> None:
     )
 
 
-def is_repeated(lake: Lake, run: PartitionRun) -> bool:
-    """Tell whether the day's newest run of the stage did the same work on the same data."""
+def find_repeated(lake: Lake, run: PartitionRun) -> PartitionRun | None:
+    """Give the day's newest run of the stage, if it did the same work on the same data."""
     before = day_states(lake, run.event_date, run.event_date).get((run.event_date, run.stage))
-    return (
-        before is not None
-        and before.status == "done"
-        and (before.data_digest, before.rows_in) == (run.data_digest, run.rows_in)
-        and (before.settings_digest, before.model_version)
-        == (run.settings_digest, run.model_version)
-    )
+    if before is None or before.status != "done":
+        return None
+    decisive = ("data_digest", "rows_in", "settings_digest", "model_version")
+    same = all(getattr(before, name) == getattr(run, name) for name in decisive)
+    return before if same else None
 
 
 def day_states(lake: Lake, start: date, end: date) -> dict[tuple[date, str], PartitionRun]:

@@ -9,7 +9,7 @@ import duckdb
 from warehouse import expectations
 from warehouse.connection import Lake, quote_name
 from warehouse.errors import DayRefusedError
-from warehouse.ledger import PartitionRun, digest, is_repeated, table_digest, write_run
+from warehouse.ledger import PartitionRun, digest, find_repeated, table_digest, write_run
 from warehouse.privacy import PseudonymKey
 from warehouse.publishing import (
     LATE_BATCH_PREFIX,
@@ -65,7 +65,7 @@ def land_day(
     started = datetime.now(UTC)
     batch = _read(lake, settings, day, key)
     run = _begin(lake, settings, limits, batch, started)
-    if not force and is_repeated(lake, run):
+    if not force and find_repeated(lake, run):
         return _unchanged(lake, run)
     stage_day(lake.connection, settings, limits, day)
     rules = [*row_rules(settings, day), *judged_copy_rules()]

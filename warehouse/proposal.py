@@ -159,9 +159,17 @@ REST = """
 #names = ["127.0.0.1", "localhost"]
 # An amount above which a second analyst must confirm a verdict.
 #second_above = 1000.0
-# Minutes for which a claim holds, and after which an unused session ends.
+# Minutes for which a claim holds, and after which an unused session ends; every one ends at last.
 #claim_minutes = 15
 #idle_minutes = 30
+#session_hours = 12
+# PEM files, to serve TLS itself; or a proxy's header that names who is signed in, and its address.
+#tls_certificate = "desk.pem"
+#tls_key = "desk.key"
+#trusted_header = "X-Forwarded-User"
+#trusted_proxies = ["10.0.0.1"]
+# Who is told of each change; NIGHTWARDEN_WEBHOOK_SECRET signs what is sent.
+#webhooks = [{name = "cases", url = "https://cases.example/hook"}]
 
 [run]
 # auto (a GPU where there is one), cpu or cuda.

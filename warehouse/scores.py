@@ -36,7 +36,7 @@ def replace_shadow_scores(lake: Lake, scores: pl.DataFrame, run: PartitionRun) -
 def is_shadowed(lake: Lake, run: PartitionRun) -> bool:
     """Tell whether the version's newest shadow run of the day did the same work on the same data.
 
-    ``warehouse.ledger.is_repeated`` looks at the newest run of any version: several challengers
+    ``warehouse.ledger.find_repeated`` looks at the newest run of any version: several challengers
     may have scored the day, each beside the others.
     """
     before = lake.connection.execute(

@@ -61,8 +61,8 @@ def test_machines_read_json(run, used):
     code, out, _ = run("queue", "list", *to)
     cases = json.loads(out)
     assert code == 0
-    assert sum(case["alerts"] for case in cases if case["lane"] == "nightly") == flagged
-    assert sum(case["alerts"] for case in cases if case["lane"] == "audit") == 1
+    assert sum(case["alert_count"] for case in cases if case["lane"] == "nightly") == flagged
+    assert sum(case["alert_count"] for case in cases if case["lane"] == "audit") == 1
     code, out, _ = run("queue", "show", cases[0]["id"], *to)
     shown = json.loads(out)
     assert (code, shown["summary"]["id"]) == (0, cases[0]["id"])
