@@ -384,7 +384,7 @@ def _report_progress() -> None:
     for name in ("desk", "flows", "tasks", "models", "warehouse"):
         logger = logging.getLogger(name)
         logger.setLevel(logging.INFO)
-        logger.addHandler(handler)
+        logger.handlers = [handler]
         logger.propagate = False  # Prefect's root handler would print it again
 
 

@@ -86,8 +86,10 @@ def test_machines_read_json(run, used):
 
 def test_people_read_sentences_and_tables(run, used):
     to = ("--config", used)
-    code, out, _ = run("nightly", "--date", day(0), *to)
+    run("nightly", "--date", day(0), *to)
+    code, out, progress = run("nightly", "--date", day(0), *to)
     assert code == 0
+    assert progress.count(f"{day(0)} scored") == 1, "each message comes once"
     assert "the same as before" in out
     assert "0 new alerts" in out
     assert "1 drawn at random in lane audit" in out
