@@ -8,21 +8,23 @@ import hashlib
 import hmac
 import re
 import secrets
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Annotated
 from urllib.parse import quote, urlsplit
 
 from anyio import CapacityLimiter
-from fastapi import BackgroundTasks, Depends, HTTPException, Request
+from fastapi import BackgroundTasks, Depends, FastAPI, HTTPException, Request
 from fastapi.concurrency import run_in_threadpool
 
+from desk.arrivals import Arrivals
 from desk.attempts import Attempts
 from desk.context import DeskContext, get_context
 from desk.peers import Proxies
 from desk.settings import DeskSettings
 from warehouse.analysts import find_analyst, is_at_least
 from warehouse.api_tokens import PREFIX, find_holder
+from warehouse.queue_audit import name_token
 from warehouse.sessions import SessionLimits, find_session, is_due, note_use
 
 COOKIE = "nightwarden"
@@ -35,13 +37,14 @@ HASHES_AT_ONCE = 2  # each takes 64 MiB
 
 @dataclass(frozen=True)
 class Person:
-    """Who asks; ``scopes`` is None for a browser, else what the program's token may do."""
+    """Who asks; of a program also what its token may do, and the token's name: else None."""
 
     analyst_id: int
     name: str
     role: str
     csrf_token: str
     scopes: frozenset[str] | None = None
+    token: str | None = None
 
     def may(self, role: str) -> bool:
         """Tell whether they may do what a role may."""
@@ -53,11 +56,14 @@ class Gate:
     """What an application needs to know who asks, for as long as it runs.
 
     ``key`` makes the CSRF tokens of people whom a proxy signs in, who have no session.
+    ``takes_clear_text`` lets passwords come over a network without TLS.
     """
 
     limits: SessionLimits
     proxies: Proxies
     trusted_header: str | None
+    takes_clear_text: bool = False
+    arrivals: Arrivals = field(default_factory=Arrivals)
     attempts: Attempts = field(default_factory=Attempts)
     hashing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(HASHES_AT_ONCE))
     key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
@@ -78,6 +84,11 @@ def get_gate(request: Request) -> Gate:
     """Give the gate of the application that answers."""
     gate: Gate = request.app.state.gate
     return gate
+
+
+def take_clear_text(app: FastAPI) -> None:
+    """Let passwords come to an application over a network without TLS, as somebody insists."""
+    app.state.gate = replace(app.state.gate, takes_clear_text=True)
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ class Guard:
         if person is None:
             raise nobody_asks(request, takes_tokens=self.needed_scope is not None)
         request.state.person = person
+        name_token(person.token)
         if person.scopes is not None and self.needed_scope not in person.scopes:
             raise HTTPException(
                 403, f"This needs a token with scope {self.needed_scope}; this one has none."
@@ -127,7 +139,6 @@ def require_scope(scope: str, role: str) -> Guard:
 Viewer = Annotated[Person, Depends(require("viewer"))]
 Analyst_ = Annotated[Person, Depends(require("analyst"))]
 Lead = Annotated[Person, Depends(require("lead"))]
-Admin = Annotated[Person, Depends(require("admin"))]
 
 
 async def identify(
@@ -144,7 +155,8 @@ async def identify(
     if gate.trusted_header and gate.proxies.is_from_proxy(request):
         names = request.headers.getlist(gate.trusted_header)
         if names:
-            return await run_in_threadpool(named_by_proxy, context, gate, names)
+            address = gate.proxies.client_address(request)
+            return await run_in_threadpool(named_by_proxy, context, gate, names, address)
     token = session_token(request)
     if token is None:
         return None
@@ -159,11 +171,11 @@ def holder_of(context: DeskContext, header: str) -> Person | None:
     holder = find_holder(context.queue, token.strip())
     if holder is None:
         return None
-    return Person(holder.analyst_id, holder.name, holder.role, "", holder.scopes)
+    return Person(holder.analyst_id, holder.name, holder.role, "", holder.scopes, holder.token)
 
 
-def named_by_proxy(context: DeskContext, gate: Gate, names: list[str]) -> Person:
-    """Give whom a trusted proxy names.
+def named_by_proxy(context: DeskContext, gate: Gate, names: list[str], address: str) -> Person:
+    """Give whom a trusted proxy names; that they came is noted once for as long as they stay.
 
     Raises:
         HTTPException: 403 if it names several, or nobody whom the desk lets in.
@@ -180,6 +192,7 @@ def named_by_proxy(context: DeskContext, gate: Gate, names: list[str]) -> Person
             f"The proxy says that you are {name!r}, whom the desk does not let in. Ask for: "
             f"nightwarden desk users add {name} --no-password",
         )
+    gate.arrivals.note(context.queue, analyst.name, address, gate.limits)
     token = hmac.new(gate.key, name.encode(), hashlib.sha256).hexdigest()
     return Person(analyst.id, analyst.name, analyst.role, token)
 

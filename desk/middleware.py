@@ -203,8 +203,12 @@ def is_own_origin(request: Request) -> bool:
     origin = request.headers.get("origin")
     if origin is None:
         return True
+    try:
+        host = urlsplit(origin).netloc
+    except ValueError:  # such as "http://["
+        return False
     # behind a proxy that speaks TLS our own scheme is another one, so hosts are compared
-    return urlsplit(origin).netloc.lower() == request.headers.get("host", "").lower()
+    return host.lower() == request.headers.get("host", "").lower()
 
 
 def host_name(host: str) -> str:

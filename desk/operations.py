@@ -14,7 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from desk.access import require_scope
-from warehouse.queue import Queue
+from desk.context import DeskContext
 from warehouse.queue_gauges import QueueGauges, answer, read_gauges
 from warehouse.webhook_deliveries import WebhookProgress, list_webhooks
 
@@ -65,7 +65,7 @@ def write_metrics(request: Request) -> Response:
 def add_request_metrics(app: FastAPI) -> None:
     """Count and time the application's requests, and collect the queue's figures for /metrics."""
     registry = CollectorRegistry()
-    registry.register(QueueCollector(app.state.context.queue))
+    registry.register(QueueCollector(app.state.context))
     app.state.registry = registry
     app.add_middleware(RequestMetrics, registry=registry)
 
@@ -73,16 +73,17 @@ def add_request_metrics(app: FastAPI) -> None:
 class QueueCollector(Collector):
     """Reads the queue's figures whenever they are asked for."""
 
-    def __init__(self, queue: Queue) -> None:
-        """Take the queue to read."""
-        self._queue = queue
+    def __init__(self, context: DeskContext) -> None:
+        """Take the queue to read, and the webhooks of the settings."""
+        self._queue = context.queue
+        self._webhooks = [webhook.name for webhook in context.settings.webhooks]
 
     def describe(self) -> list[Metric]:
         """Name nothing in advance, so that the queue is not read at the start."""
         return []
 
     def collect(self) -> Iterator[Metric]:
-        """Read the queue and the progress of its webhooks."""
+        """Read the queue and the progress of its webhooks; one that was set earlier has none."""
         gauges = read_gauges(self._queue)
         yield from to_metrics(gauges)
         if gauges.oldest_open:
@@ -92,7 +93,7 @@ class QueueCollector(Collector):
                 "Age of the oldest open case that is not snoozed.",
                 value=age,
             )
-        yield from to_webhook_metrics(list_webhooks(self._queue))
+        yield from to_webhook_metrics(list_webhooks(self._queue, self._webhooks))
 
 
 def to_metrics(gauges: QueueGauges) -> Iterator[Metric]:

@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import (
+    IPv4Address,
+    IPv4Network,
+    IPv6Address,
+    IPv6Network,
+    ip_address,
+    ip_network,
+)
 
 from starlette.requests import HTTPConnection
 
@@ -40,12 +47,8 @@ class Proxies:
 
     def is_trusted(self, address: str) -> bool:
         """Tell whether an address is a trusted proxy's."""
-        try:
-            parsed = ip_address(address)
-        except ValueError:  # a Unix socket's peer has no address
-            return False
-        plain = (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
-        return any(plain in network for network in self.networks)
+        plain = read_address(address)
+        return plain is not None and any(plain in network for network in self.networks)
 
     def is_from_proxy(self, connection: HTTPConnection) -> bool:
         """Tell whether a trusted proxy speaks to us."""
@@ -58,12 +61,21 @@ class Proxies:
         told = connection.headers.get("x-forwarded-proto", "").strip().lower()
         return told == "https" and self.is_from_proxy(connection)
 
+    def is_private(self, connection: HTTPConnection) -> bool:
+        """Tell whether no network reads along: by TLS, or as this machine or a trusted proxy asks.
+
+        What the browser spoke to the proxy is up to the proxy.
+        """
+        peer = read_address(peer_address(connection))
+        is_local = peer is not None and peer.is_loopback
+        return is_local or self.is_secure(connection) or self.is_from_proxy(connection)
+
     def client_address(self, connection: HTTPConnection) -> str:
         """Give whose request it is: the last address on its way that is no trusted proxy's."""
         nearest = peer_address(connection)
         told = ",".join(connection.headers.getlist("x-forwarded-for"))
         for address in (nearest, *reversed([part.strip() for part in told.split(",")])):
-            if not is_address(address):
+            if read_address(address) is None:
                 break
             nearest = address
             if not self.is_trusted(address):
@@ -76,13 +88,18 @@ def peer_address(connection: HTTPConnection) -> str:
     return connection.client.host if connection.client else UNKNOWN
 
 
-def is_address(text: str) -> bool:
-    """Tell whether a text is an IP address."""
+def read_address(text: str) -> IPv4Address | IPv6Address | None:
+    """Read an IP address, an IPv4 one within IPv6 as itself; None if it is none.
+
+    Example:
+        >>> read_address("::ffff:127.0.0.1"), read_address("unknown")
+        (IPv4Address('127.0.0.1'), None)
+    """
     try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+        parsed = ip_address(text)
+    except ValueError:  # a Unix socket's peer has no address
+        return None
+    return (parsed.ipv4_mapped or parsed) if isinstance(parsed, IPv6Address) else parsed
 
 
 def to_household(address: str) -> str:
@@ -92,6 +109,7 @@ def to_household(address: str) -> str:
         >>> to_household("2001:db8::1:2:3:4"), to_household("192.0.2.7")
         ('2001:db8::/64', '192.0.2.7')
     """
-    if not is_address(address) or not isinstance(ip_address(address), IPv6Address):
-        return address
+    parsed = read_address(address)
+    if not isinstance(parsed, IPv6Address):
+        return str(parsed or address)
     return str(ip_network(f"{address.partition('%')[0]}/64", strict=False))

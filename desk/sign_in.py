@@ -16,7 +16,7 @@ from desk.access import (
     session_token,
 )
 from desk.context import Context, DeskContext
-from desk.peers import to_household
+from desk.peers import peer_address, to_household
 from desk.rendering import render
 from warehouse.analysts import LOCKED_FOR, WRONG_IN_A_ROW, Analyst, check_password
 from warehouse.sessions import NewSession, end_session, start_session
@@ -24,6 +24,13 @@ from warehouse.sessions import NewSession, end_session, start_session
 PROBLEM = (
     "Name and password do not fit, or the account is disabled or locked: after "
     f"{WRONG_IN_A_ROW} wrong passwords it is, for {LOCKED_FOR.seconds // 60} minutes."
+)
+
+CLEAR_TEXT = (
+    "Passwords must not go over the network in clear, and yours would: you came from {address} "
+    "without TLS. Open the desk with https://, or through its proxy. Whoever runs it sets "
+    "desk.tls_certificate and desk.tls_key, or names the proxy in desk.trusted_proxies; "
+    "nightwarden desk --insecure lets you sign in all the same."
 )
 
 router = APIRouter(include_in_schema=False)
@@ -38,6 +45,7 @@ async def show_sign_in(
     """Show the form; who is signed in already goes on."""
     if await identify(request, background, takes_tokens=False) is not None:
         return RedirectResponse(local_path(target), status_code=303)
+    refuse_clear_text(request)  # before anybody types a password
     return show_form(request, target)
 
 
@@ -53,6 +61,7 @@ async def sign_in(
 
     Passwords are hashed in threads of their own, so that others need not wait for them.
     """
+    refuse_clear_text(request)
     gate = get_gate(request)
     address = gate.proxies.client_address(request)
     await_attempt(gate, address)
@@ -78,6 +87,17 @@ def sign_out(request: Request, context: Context, person: Viewer) -> Response:
     is_secure = get_gate(request).proxies.is_secure(request)
     response.delete_cookie(name, path="/", secure=is_secure, httponly=True, samesite="lax")
     return response
+
+
+def refuse_clear_text(request: Request) -> None:
+    """Refuse to sign somebody in whose password others on the network could read.
+
+    Raises:
+        HTTPException: 403, unless it came by TLS, from this machine or from a trusted proxy.
+    """
+    gate = get_gate(request)
+    if not gate.takes_clear_text and not gate.proxies.is_private(request):
+        raise HTTPException(403, CLEAR_TEXT.format(address=peer_address(request)))
 
 
 def await_attempt(gate: Gate, address: str) -> None:

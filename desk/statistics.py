@@ -7,17 +7,19 @@ from datetime import UTC, date, timedelta
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import HTMLResponse
 
 from desk.access import Viewer
 from desk.context import Context, DeskContext
+from desk.kept_statistics import Statistics
 from desk.label_progress import LabelProgress
 from desk.pictures import BarChart, LineChart, bar_chart, line_chart
 from desk.rendering import percent, render
 from warehouse.errors import BusyError, UserError, WarehouseError
 from warehouse.maturity import DayMaturity
 from warehouse.queue_search import list_lanes_models
-from warehouse.queue_statistics import DayCount, QueueStatistics, read_statistics
+from warehouse.queue_statistics import DayCount, QueueStatistics
 
 USUAL_DAYS = 30
 MOST_DAYS = 366
@@ -51,17 +53,25 @@ async def get_progress(request: Request, context: Context) -> LabelProgress:
 
 
 @router.get("/statistics")
-def show_statistics(
+async def show_statistics(
     request: Request,
     context: Context,
+    statistics: Statistics,
     progress: Annotated[LabelProgress, Depends(get_progress)],
     person: Viewer,  # noqa: ARG001 (guards the page)
     first: Annotated[str, Query(alias="from")] = "",
     last: Annotated[str, Query(alias="to")] = "",
 ) -> HTMLResponse:
     """Show the figures of a range of days; without one, of the newest thirty."""
-    start, end = choose_days(context, first, last)
-    found = read_statistics(context.queue, start, end)
+    start, end = await run_in_threadpool(choose_days, context, first, last)
+    found = await statistics.read(start, end)
+    return await run_in_threadpool(draw_page, request, progress, found, start, end)
+
+
+def draw_page(
+    request: Request, progress: LabelProgress, found: QueueStatistics, start: date, end: date
+) -> HTMLResponse:
+    """Draw the page, for which the lake may have to be read."""
     return render(
         request,
         "statistics.html",

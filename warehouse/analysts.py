@@ -18,8 +18,9 @@ from sqlalchemy import Connection, RowMapping, delete, insert, select, update
 
 from warehouse.errors import UserError
 from warehouse.queue import Queue
-from warehouse.queue_audit import append_event
-from warehouse.queue_tables import ANALYSTS, SESSIONS
+from warehouse.queue_audit import AuditEvent, append_event, append_events
+from warehouse.queue_tables import ANALYSTS, API_TOKENS, SESSIONS
+from warehouse.queue_work import is_same_person
 
 ROLES = ("viewer", "analyst", "lead", "admin")
 """Each may do what those before it may."""
@@ -59,7 +60,7 @@ def add_analyst(queue: Queue, name: str, role: str, password: str | None, actor:
 
     Args:
         queue: The review queue.
-        name: 1 to 64 letters, digits or ``. _ @ -``.
+        name: 1 to 64 letters, digits or ``. _ @ -``; upper and lower case make no other name.
         role: One of ``ROLES``.
         password: At least 12 characters; None for people whom a trusted proxy signs in.
         actor: Who adds them.
@@ -71,11 +72,7 @@ def add_analyst(queue: Queue, name: str, role: str, password: str | None, actor:
     check_role(role)
     hashed = None if password is None else hash_password(password)
     with queue.database.write() as connection:
-        if connection.scalar(select(ANALYSTS.c.id).where(ANALYSTS.c.name == name)) is not None:
-            raise UserError(
-                f"expected a name that nobody has, got {name!r}; choose another, or change "
-                f"this one: nightwarden desk users role {name} {role}"
-            )
+        check_free(connection, name)
         moment = queue.clock()
         row = {"name": name, "role": role, "is_active": True, "created_at": moment}
         added = connection.scalar(
@@ -97,7 +94,7 @@ def set_password(queue: Queue, name: str, password: str, actor: str) -> None:
 
 
 def disable_analyst(queue: Queue, name: str, actor: str) -> None:
-    """Let somebody in no longer, and end their sessions; their decisions stay.
+    """Let somebody in no longer, end their sessions, revoke their tokens; their decisions stay.
 
     Raises:
         UserError: if there is no such analyst.
@@ -107,7 +104,7 @@ def disable_analyst(queue: Queue, name: str, actor: str) -> None:
 
 
 def enable_analyst(queue: Queue, name: str, actor: str) -> None:
-    """Let somebody in again, locked or disabled.
+    """Let somebody in again, locked or disabled; what disabling ended stays ended.
 
     Raises:
         UserError: if there is no such analyst.
@@ -227,7 +224,10 @@ def change_analyst(
     *,
     ends_sessions: bool = False,
 ) -> None:
-    """Change an analyst's row, and write that into the audit trail."""
+    """Change an analyst's row, and write that into the audit trail.
+
+    Whoever is active no longer has no token any more, either.
+    """
     with queue.database.write() as connection:
         moment = queue.clock()
         statement = update(ANALYSTS).where(ANALYSTS.c.name == name).values(**values)
@@ -240,7 +240,21 @@ def change_analyst(
             ended = connection.execute(of_analyst).rowcount
         told = {key: values[key] for key in ("role", "is_active") if key in values}
         details = {**told, "sessions_ended": ended}
-        append_event(connection, moment, actor, action, f"analyst {name}", details)
+        events = [AuditEvent(action, f"analyst {name}", details)]
+        if not values.get("is_active", True):
+            events += revoke_all_tokens(connection, analyst_id, moment)
+        append_events(connection, moment, actor, events)
+
+
+def revoke_all_tokens(
+    connection: Connection, analyst_id: int, moment: datetime
+) -> list[AuditEvent]:
+    """Revoke the tokens that stand for an analyst; give the events that tell of it."""
+    holding = API_TOKENS.c.analyst_id == analyst_id, API_TOKENS.c.revoked_at.is_(None)
+    statement = update(API_TOKENS).where(*holding).values(revoked_at=moment)
+    names = sorted(connection.scalars(statement.returning(API_TOKENS.c.name)))
+    details = {"reason": "its analyst was disabled"}
+    return [AuditEvent("revoke_token", f"token {name}", details) for name in names]
 
 
 def unknown_analyst(name: str) -> UserError:
@@ -276,6 +290,21 @@ def check_name(name: str) -> None:
     if not NAME.fullmatch(name):
         raise UserError(
             f"expected a name of 1 to 64 letters, digits or . _ @ -, got {name!r}; choose another"
+        )
+
+
+def check_free(connection: Connection, name: str) -> None:
+    """Refuse a name that somebody has, or that differs from one in upper and lower case alone.
+
+    Work on the queue takes such names for one person's, so a second pair of eyes would be none.
+    """
+    taken = [
+        each for each in connection.scalars(select(ANALYSTS.c.name)) if is_same_person(each, name)
+    ]
+    if taken:
+        raise UserError(
+            f"expected a name that nobody has, whatever its case, got {name!r} beside {taken[0]!r}; "
+            f"choose another, or change that one: nightwarden desk users role {taken[0]} ROLE"
         )
 
 

@@ -35,8 +35,9 @@ class ApiToken:
 
 @dataclass(frozen=True)
 class TokenHolder:
-    """Whom a token stands for, with the role that the analyst has now."""
+    """Whom a token, by its name, stands for, with the role that the analyst has now."""
 
+    token: str
     analyst_id: int
     name: str
     role: str
@@ -131,7 +132,13 @@ def find_holder(queue: Queue, token: str) -> TokenHolder | None:
     """Give whom a token stands for, if it holds and its analyst is active; one indexed read."""
     moment = queue.clock()
     statement = (
-        select(API_TOKENS.c.analyst_id, ANALYSTS.c.name, ANALYSTS.c.role, API_TOKENS.c.scopes)
+        select(
+            API_TOKENS.c.name.label("token"),
+            API_TOKENS.c.analyst_id,
+            ANALYSTS.c.name,
+            ANALYSTS.c.role,
+            API_TOKENS.c.scopes,
+        )
         .join(ANALYSTS, ANALYSTS.c.id == API_TOKENS.c.analyst_id)
         .where(
             API_TOKENS.c.token_hash == hash_token(token),

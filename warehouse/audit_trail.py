@@ -35,8 +35,8 @@ class AuditCheck:
 
 
 @dataclass(frozen=True)
-class AuditEvent:
-    """One thing that somebody did."""
+class LoggedEvent:
+    """An event of the trail, as it was written."""
 
     sequence: int
     happened_at: datetime
@@ -64,11 +64,11 @@ def check_trail(queue: Queue, noted: str | None = None) -> AuditCheck:
         return AuditCheck(events, last or FIRST_HASH, first_broken(connection), has_noted)
 
 
-def list_events(queue: Queue, *, limit: int, actor: str | None = None) -> list[AuditEvent]:
+def list_events(queue: Queue, *, limit: int, actor: str | None = None) -> list[LoggedEvent]:
     """List events, the newest first."""
-    columns = (AUDIT_EVENTS.c[name] for name in AuditEvent.__dataclass_fields__)
+    columns = (AUDIT_EVENTS.c[name] for name in LoggedEvent.__dataclass_fields__)
     statement = select(*columns).order_by(AUDIT_EVENTS.c.sequence.desc()).limit(limit)
     if actor is not None:
         statement = statement.where(AUDIT_EVENTS.c.actor == actor)
     with queue.database.read() as connection:
-        return [AuditEvent(**row) for row in connection.execute(statement).mappings()]
+        return [LoggedEvent(**row) for row in connection.execute(statement).mappings()]

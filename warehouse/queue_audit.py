@@ -6,6 +6,7 @@ What it cannot show: that the newest events were cut off. Keep the last hash els
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,6 +16,9 @@ from warehouse.queue_tables import AUDIT_EVENTS
 
 FIRST_HASH = "0" * 64
 
+_TOKEN: ContextVar[str | None] = ContextVar("token", default=None)
+"""The name of the token by which somebody acts in this context, and in its threads."""
+
 
 @dataclass(frozen=True)
 class AuditEvent:
@@ -23,6 +27,14 @@ class AuditEvent:
     action: str
     subject: str
     details: Mapping[str, object]
+
+
+def name_token(name: str | None) -> None:
+    """Name the token by which a program acts in all events that it appends; None: it has none.
+
+    It holds in the context of the caller alone, such as a web server gives each request.
+    """
+    _TOKEN.set(name)
 
 
 def append_event(
@@ -49,6 +61,8 @@ def append_events(
         .limit(1)
     ).one_or_none()
     sequence, previous_hash = (newest.sequence, newest.hash) if newest else (0, FIRST_HASH)
+    token = _TOKEN.get()
+    means = {} if token is None else {"token": token}
     rows: list[dict[str, object]] = []
     for number, event in enumerate(events, start=sequence + 1):
         row: dict[str, object] = {
@@ -57,7 +71,7 @@ def append_events(
             "actor": actor,
             "action": event.action,
             "subject": event.subject,
-            "details": dict(event.details),
+            "details": {**event.details, **means},
             "previous_hash": previous_hash,
         }
         previous_hash = seal(row)

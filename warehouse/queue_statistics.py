@@ -84,8 +84,12 @@ class AnalystCount:
 
 @dataclass(frozen=True)
 class QueueStatistics:
-    """What the statistics page shows of the queue; days without an alert are left out."""
+    """What the statistics page shows of the queue; days without an alert are left out.
 
+    What was written after ``counted_at`` may be left out.
+    """
+
+    counted_at: datetime
     by_day: tuple[DayCount, ...]
     totals: VerdictCount
     audit: VerdictCount
@@ -111,14 +115,16 @@ def read_statistics(queue: Queue, start: date, end: date) -> QueueStatistics:
             "choose others"
         )
     judged = select_alerts(ALERTS.c.event_date.between(start, end)).subquery()
+    now = queue.clock()
     with queue.database.read() as connection:
         by_day = read_by_day(connection, judged)
         by_member = read_by_member(connection, judged, is_sqlite=queue.database.is_sqlite)
-        open_ages = read_open_ages(connection, queue.clock())
+        open_ages = read_open_ages(connection, now)
         analysts = read_analysts(connection, start, end)
     flagged = {day: verdicts for (day, is_audit), verdicts in by_day.items() if not is_audit}
     audit = [verdicts for (_, is_audit), verdicts in by_day.items() if is_audit]
     return QueueStatistics(
+        counted_at=now,
         by_day=tuple(DayCount(**tell(said), day=day) for day, said in sorted(flagged.items())),
         totals=VerdictCount(**tell(add_up(flagged.values()))),
         audit=VerdictCount(**tell(add_up(audit))),

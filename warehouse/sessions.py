@@ -55,8 +55,11 @@ def start_session(
     *,
     instead_of: str | None = None,
     address: str = "unknown",
-) -> NewSession:
+) -> NewSession | None:
     """Begin a session with a token of its own, and delete those that have ended.
+
+    Whoever was disabled since the password was checked gets none: it would hold again as soon as
+    they are enabled.
 
     Args:
         queue: The review queue.
@@ -69,6 +72,8 @@ def start_session(
     with queue.database.write() as connection:
         moment = queue.clock()
         delete_ended(connection, moment, limits)
+        if not connection.scalar(select(ANALYSTS.c.is_active).where(ANALYSTS.c.id == analyst.id)):
+            return None
         if instead_of is not None:
             of_token = SESSIONS.c.token_hash == hash_token(instead_of)
             connection.execute(delete(SESSIONS).where(of_token))
@@ -84,6 +89,13 @@ def start_session(
         subject, details = f"analyst {analyst.name}", {"address": address}
         append_event(connection, moment, analyst.name, "sign_in", subject, details)
     return NewSession(token, csrf_token, moment + limits.absolute)
+
+
+def note_proxy_sign_in(queue: Queue, name: str, address: str) -> None:
+    """Write into the audit trail that a proxy has signed somebody in, who gets no session here."""
+    details = {"address": address, "by": "proxy"}
+    with queue.database.write() as connection:
+        append_event(connection, queue.clock(), name, "sign_in", f"analyst {name}", details)
 
 
 def find_session(queue: Queue, token: str, limits: SessionLimits) -> Session | None:

@@ -37,7 +37,10 @@ class WebhookLease:
 
 @dataclass(frozen=True)
 class WebhookProgress:
-    """How far a webhook is: ``lag`` changes wait, after ``attempts`` failures in a row."""
+    """How far a webhook is, after ``attempts`` failures in a row.
+
+    ``lag`` is the newest change's number less that of the last one taken: so many wait.
+    """
 
     webhook: str
     last_change: int
@@ -141,17 +144,19 @@ def _of_lease(lease: WebhookLease) -> Update:
     )
 
 
-def list_webhooks(queue: Queue) -> list[WebhookProgress]:
-    """List how far each webhook is, by name."""
+def list_webhooks(queue: Queue, names: Sequence[str] | None = None) -> list[WebhookProgress]:
+    """List how far webhooks are, by name.
+
+    Args:
+        queue: The review queue.
+        names: Which, such as those of the settings; None: all that there ever were.
+    """
     table = WEBHOOK_DELIVERIES.c
-    names = [name for name in WebhookProgress.__dataclass_fields__ if name != "lag"]
-    waiting = (
-        select(func.count())
-        .select_from(CHANGES)
-        .where(CHANGES.c.id > table.last_change)
-        .scalar_subquery()
-    )
-    statement = select(*(table[name] for name in names), waiting.label("lag"))
+    columns = (table[name] for name in WebhookProgress.__dataclass_fields__ if name != "lag")
+    statement = select(*columns).order_by(table.webhook)
+    if names is not None:
+        statement = statement.where(table.webhook.in_(names))
     with queue.database.read() as connection:
-        rows = connection.execute(statement.order_by(table.webhook)).mappings()
-        return [WebhookProgress(**row) for row in rows]
+        newest = last_number(connection)
+        rows = connection.execute(statement).mappings()
+        return [WebhookProgress(**row, lag=newest - row["last_change"]) for row in rows]

@@ -10,7 +10,7 @@ from flows import show
 from flows.options import DEFAULT_CONFIG, Config, Json
 
 if TYPE_CHECKING:
-    from warehouse.audit_trail import AuditCheck, AuditEvent
+    from warehouse.audit_trail import AuditCheck, LoggedEvent
 
 app = typer.Typer(help="Who did what, in a chain that shows changes.", no_args_is_help=True)
 
@@ -85,7 +85,7 @@ def show_check(found: "AuditCheck") -> None:
         show.line(f"{found.events:,} events, none changed; last hash {found.last_hash}")
 
 
-def show_events(found: "list[AuditEvent]") -> None:
+def show_events(found: "list[LoggedEvent]") -> None:
     """Print events, a line each."""
     rows = [
         (

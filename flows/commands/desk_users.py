@@ -78,7 +78,7 @@ def password(
 
 @app.command()
 def disable(name: Name, config: Config = DEFAULT_CONFIG) -> None:
-    """Let somebody in no longer, at once, with their tokens too; what they decided stays.
+    """Let somebody in no longer, and end their sessions and tokens; what they decided stays.
 
     Example: `nightwarden desk users disable ada`
     """
@@ -93,7 +93,7 @@ def disable(name: Name, config: Config = DEFAULT_CONFIG) -> None:
 
 @app.command()
 def enable(name: Name, config: Config = DEFAULT_CONFIG) -> None:
-    """Let somebody in again who was disabled, or is locked out.
+    """Let somebody in again who was disabled, or is locked out; tokens must be made anew.
 
     Example: `nightwarden desk users enable ada`
     """

@@ -1,15 +1,21 @@
 """Who is believed to be whom: sessions, trusted proxies; and one read of the queue for it."""
 
+from datetime import timedelta
+
 import pytest
 from sqlalchemy import event
 from starlette.requests import Request
 
+from desk import arrivals
 from desk.access import Person, require, require_scope
 from desk.app import create_app
+from desk.arrivals import Arrivals
 from desk.peers import Proxies, to_household
 from tests.desk.conftest import PAGE
 from warehouse.analysts import ROLES, add_analyst, disable_analyst
-from warehouse.errors import SettingsError
+from warehouse.audit_trail import list_events
+from warehouse.errors import SettingsError, WarehouseError
+from warehouse.sessions import SessionLimits
 
 PROXY = "10.0.0.5"
 NAMED = PAGE | {"X-Remote-User": "ada"}
@@ -83,6 +89,63 @@ def test_person_named_by_the_proxy_needs_the_csrf_token_too(behind_proxy):
     assert browser.post("/sign-out", headers=NAMED | elsewhere).status_code == 403
 
 
+def sign_ins(queue):
+    """Give whom the audit trail says to have come, and whence."""
+    events = reversed(list_events(queue, limit=100))
+    return [(e.actor, e.subject, e.details) for e in events if e.action == "sign_in"]
+
+
+def test_person_named_by_the_proxy_is_noted_once_for_as_long_as_they_stay(
+    behind_proxy, queue, clock
+):
+    came = ("ada", "analyst ada", {"address": PROXY, "by": "proxy"})
+    browser = behind_proxy()
+    for _ in range(3):
+        for path in ("/queue", "/suppressions"):
+            assert browser.get(path, headers=NAMED).status_code == 200
+        clock.advance(minutes=29)
+    assert sign_ins(queue) == [came]
+    clock.advance(minutes=1)
+    browser.get("/queue", headers=NAMED)
+    assert sign_ins(queue) == [came] * 2, "away for longer than sessions last unused"
+    for _ in range(12 * 3):
+        browser.get("/queue", headers=NAMED)
+        clock.advance(minutes=20)
+    assert sign_ins(queue) == [came] * 2
+    browser.get("/queue", headers=NAMED)
+    assert sign_ins(queue) == [came] * 3, "there for as long as sessions last at most"
+    browser.get("/queue", headers=NAMED | {"X-Forwarded-For": "203.0.113.9"})
+    assert sign_ins(queue)[3:] == [(*came[:2], came[2] | {"address": "203.0.113.9"})]
+    assert queue.verify_audit() is None
+
+
+def test_whom_the_desk_does_not_let_in_is_noted_as_nobody_who_came(behind_proxy, queue):
+    disable_analyst(queue, "ada", "test")
+    assert behind_proxy().get("/queue", headers=NAMED).status_code == 403
+    assert sign_ins(queue) == []
+
+
+def test_arrival_that_could_not_be_written_lets_nobody_in(behind_proxy, queue, monkeypatch):
+    def fail(*_arguments):
+        raise WarehouseError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(arrivals, "note_proxy_sign_in", fail)
+        assert behind_proxy().get("/queue", headers=NAMED).status_code == 503
+    assert behind_proxy().get("/queue", headers=NAMED).status_code == 200
+    assert len(sign_ins(queue)) == 1
+
+
+def test_who_is_there_is_kept_in_bounded_memory(queue, monkeypatch):
+    monkeypatch.setattr(arrivals, "MOST_KEYS", 3)
+    there, limits = Arrivals(), SessionLimits(timedelta(minutes=30), timedelta(hours=12))
+    for number in (1, 2, 3, 4, 4, 3):
+        there.note(queue, "ada", f"192.0.2.{number}", limits)
+    assert len(sign_ins(queue)) == 4
+    there.note(queue, "ada", "192.0.2.1", limits)
+    assert len(sign_ins(queue)) == 5
+
+
 def token_of(browser):
     """Read the token from a page, as its scripts do."""
     page = browser.get("/suppressions", headers=NAMED).text
@@ -140,6 +203,7 @@ def test_neighbours_of_an_address_share_its_attempts():
     assert to_household("192.0.2.1") != to_household("192.0.2.2")
     assert to_household("fe80::1%eth0") == "fe80::/64"
     assert to_household("unknown") == "unknown"
+    assert to_household("::ffff:192.0.2.1") == "192.0.2.1"
 
 
 def test_who_asks_costs_one_read_of_the_queue(signed_in, queue):

@@ -12,7 +12,10 @@ from sqlalchemy import select
 from desk.access import local_path
 from desk.app import create_app
 from desk.attempts import AT_ONCE, MOST_KEYS, REFILL_SECONDS, Attempts
+from desk.settings import DeskSettings
 from desk.sign_in import PROBLEM
+from flows.desk_server import build_app
+from flows.settings import Settings
 from tests.desk.conftest import DOMAIN, PAGE, PASSWORD
 from warehouse import analysts
 from warehouse.analysts import (
@@ -55,6 +58,16 @@ def cheap_hashes(monkeypatch):
     analysts.hash_of_nothing.cache_clear()
     yield
     analysts.hash_of_nothing.cache_clear()
+
+
+@pytest.fixture
+def new_client(new_client):
+    """Make a browser on the desk's own machine, where passwords need no TLS."""
+
+    def make(address="127.0.0.10", **kinds):
+        return new_client(address=address, **kinds)
+
+    return make
 
 
 @pytest.fixture(autouse=True)
@@ -140,6 +153,60 @@ def add_disabled(queue):
     return "eve"
 
 
+COLUMNS = {
+    "transaction_id": "id",
+    "occurred_at": "time",
+    "account_id": "account",
+    "merchant_id": "shop",
+    "amount": "amount",
+}
+SECURE = "https://localhost:8050"
+FORGED = {"X-Forwarded-Proto": "https", "X-Forwarded-For": "127.0.0.1", "Forwarded": "proto=https"}
+
+
+@pytest.mark.parametrize("address", ["192.0.2.1", "10.0.1.5", "2001:db8::1", "unknown"])
+@pytest.mark.parametrize("headers", [{}, FORGED])
+def test_password_is_not_taken_in_clear_from_over_the_network(
+    make_context, new_client, queue, address, headers
+):
+    app = create_app(make_context(trusted_proxies=("10.0.0.0/24",)))
+    browser = new_client(address, app=app)
+    form = browser.get("/sign-in", headers=PAGE | headers)
+    asked = sign_in(browser, **headers)
+    for page in (form, asked):
+        assert (page.status_code, "without TLS" in page.text) == (403, True)
+        assert all(word in page.text for word in (address, "https://", "desk.trusted_proxies"))
+        assert "<form" not in page.text
+        assert not cookie_of(page)
+    program = browser.post("/sign-in", data={"name": "ada", "password": PASSWORD})
+    assert "without TLS" in program.json()["detail"]
+    assert [event.action for event in list_events(queue, limit=9)] == ["add_analyst"]
+    page = new_client(address, app=app, base_url=SECURE)
+    assert sign_in(page).status_code == 303
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1", "127.8.8.8", "::1", "::ffff:127.0.0.1", "10.0.0.5"]
+)
+def test_this_machine_and_trusted_proxies_may_sign_in_without_tls(
+    make_context, new_client, address
+):
+    app = create_app(make_context(trusted_proxies=("10.0.0.0/24",)))
+    browser = new_client(address, app=app)
+    assert browser.get("/sign-in", headers=PAGE).status_code == 200
+    assert sign_in(browser).status_code == 303
+
+
+@pytest.mark.parametrize(("insecure", "status"), [(False, 403), (True, 303)])
+def test_desk_served_as_insecure_takes_passwords_in_clear(
+    tmp_path, new_client, queue, insecure, status
+):
+    source = {"format": "csv", "path": "in/{date}.csv", "columns": COLUMNS}
+    settings = Settings.model_validate({"source": source, "folder": tmp_path})
+    app = build_app(settings, DeskSettings(host="192.0.2.8"), queue, insecure=insecure)
+    assert sign_in(new_client("192.0.2.1", app=app)).status_code == status
+
+
 def test_typed_name_is_shown_as_text_and_the_password_never(client):
     page = sign_in(client, '"><script>alert(1)</script>', WRONG).text
     assert "<script>alert" not in page
@@ -157,25 +224,25 @@ def test_account_is_locked_after_wrong_passwords_and_free_again_later(client, cl
 
 
 def test_address_has_so_many_attempts_and_others_have_theirs(new_client, app):
-    guesser = new_client(address="192.0.2.1")
+    guesser = new_client(address="127.0.0.1")
     for _ in range(AT_ONCE - 2):  # as hashing takes its time, most are taken directly
-        app.state.gate.attempts.take("192.0.2.1")
+        app.state.gate.attempts.take("127.0.0.1")
     for name in ("ada", "bob"):
         assert sign_in(guesser, name, WRONG).status_code == 401
     refused = sign_in(guesser)
     assert refused.status_code == 429
     assert 1 <= int(refused.headers["retry-after"]) <= REFILL_SECONDS + 1
-    assert sign_in(new_client(address="192.0.2.2")).status_code == 303
+    assert sign_in(new_client(address="127.0.0.2")).status_code == 303
 
 
 def test_right_password_costs_no_attempt(new_client, app):
-    browser = new_client(address="192.0.2.1")
+    browser = new_client(address="127.0.0.1")
     for _ in range(3):
         assert sign_in(browser).status_code == 303
-    app.state.gate.attempts.give_back("192.0.2.1")
+    app.state.gate.attempts.give_back("127.0.0.1")
     for _ in range(AT_ONCE):
-        assert app.state.gate.attempts.take("192.0.2.1") == 0
-    assert app.state.gate.attempts.take("192.0.2.1") > 0
+        assert app.state.gate.attempts.take("127.0.0.1") == 0
+    assert app.state.gate.attempts.take("127.0.0.1") > 0
 
 
 def test_attempts_come_back_with_time_and_memory_is_bounded():
@@ -194,7 +261,7 @@ def test_attempts_come_back_with_time_and_memory_is_bounded():
 
 @pytest.mark.parametrize("target", ELSEWHERE)
 def test_signing_in_never_leads_elsewhere(client, app, target):
-    app.state.gate.attempts.give_back("192.0.2.10")
+    app.state.gate.attempts.give_back("127.0.0.10")
     assert local_path(target) == "/"
     shown = client.get("/sign-in", params={"next": target}, headers=PAGE)
     assert 'name="next" value="/"' in shown.text
@@ -291,6 +358,7 @@ def test_another_sites_page_cannot_sign_somebody_in(client):
         {"Origin": "https://evil.example"},
         {"Sec-Fetch-Site": "same-site"},
         {"Origin": "null"},
+        {"Origin": "http://["},
     ):
         answer = sign_in(client, **foreign)
         assert (answer.status_code, cookie_of(answer)) == (403, "")
@@ -314,7 +382,7 @@ def test_audit_and_log_tell_who_signed_in_and_never_a_secret(client, queue, capl
         ("nobody", "sign_in_failed", "analyst ada"),
     ]
     events = list_events(queue, limit=50)
-    assert events[1].details == {"address": "192.0.2.10"}
+    assert events[1].details == {"address": "127.0.0.10"}
     everything = repr(events) + caplog.text
     secrets = (PASSWORD, WRONG, "typed password", token, client.headers["X-CSRF-Token"])
     assert not [secret for secret in secrets if secret in everything]

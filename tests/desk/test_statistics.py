@@ -1,14 +1,19 @@
 """The statistics page: the figures of a range of days, and what it says when there is none."""
 
 import re
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
+from types import SimpleNamespace
 
+import httpx
 import pytest
 from filelock import FileLock
 
-from desk import label_progress
+from desk import kept_statistics, label_progress
 from tests.desk.conftest import DAY, NOON, PAGE, seed
 from warehouse.connection import Lake
+from warehouse.errors import WarehouseError
 
 NONE = "\N{EN DASH}"
 EVIL = '<script>alert("x")</script>'
@@ -123,7 +128,7 @@ def test_where_alerts_are_long_ago_the_days_up_to_the_newest_are_shown(queue, cl
     assert f'name="to" type="date" required value="{DAY}"' in page
 
 
-def test_day_with_few_decisions_is_grey(queue, signed_in):
+def test_day_with_few_decisions_is_grey(queue, clock, signed_in):
     seed(queue, 3)
     alerts = queue.alerts_of_day(DAY)
     for alert in alerts[:4]:
@@ -131,6 +136,7 @@ def test_day_with_few_decisions_is_grey(queue, signed_in):
     browser = signed_in("viewer")
     assert 'class="dot is-few"' in read_page(browser)
     queue.decide(alerts[4].id, "fraud", "Ada")
+    clock.advance(minutes=1)
     page = read_page(browser)
     assert 'class="dot"' in page
     assert "is-few" not in page
@@ -145,6 +151,73 @@ def test_audit_sample_is_told_apart(queue, signed_in):
     assert figure(page, "total-alerts") == "2"
     assert figure(page, "total-frauds") == "0"
     assert "4 alerts, 1 decided, 1 fraud" in section(page, "audit")
+
+
+@pytest.mark.usefixtures("decided")
+def test_figures_are_kept_for_a_minute_and_tell_of_when_they_are(queue, clock, signed_in):
+    viewer, lead = signed_in("viewer"), signed_in("lead")
+    first = read_page(viewer)
+    assert "as of 12:00 UTC" in re.sub("<[^>]*>", "", first)
+    queue.decide(queue.alerts_of_day(DAY)[0].id, "fraud", "Ada")
+    clock.advance(seconds=59)
+    for browser in (viewer, lead):
+        page = read_page(browser)
+        assert figure(page, "total-frauds") == "3"
+        assert "as of 12:00 UTC" in re.sub("<[^>]*>", "", page)
+    api = viewer.get(f"/api/v1/stats?from={DAY}&to={DAY}").json()
+    assert (api["totals"]["frauds"], api["counted_at"]) == (1, "2026-03-21T12:00:59Z")
+    clock.advance(seconds=1)
+    page = read_page(viewer)
+    assert figure(page, "total-frauds") == "4"
+    assert "as of 12:01 UTC" in re.sub("<[^>]*>", "", page)
+
+
+@pytest.fixture
+def counts(monkeypatch):
+    """Let each count take a while, and fail if ``counts.error`` is set; keeps their ranges."""
+    real = kept_statistics.read_statistics
+    noted = SimpleNamespace(ranges=[], error=None)
+
+    def count(queue, *days):
+        noted.ranges.append(days)
+        time.sleep(0.5)
+        if noted.error is not None:
+            raise noted.error
+        return real(queue, *days)
+
+    monkeypatch.setattr(kept_statistics, "read_statistics", count)
+    return noted
+
+
+@pytest.mark.usefixtures("decided")
+def test_who_asks_for_a_range_that_is_being_counted_waits_for_that_count(
+    app, serve, signed_in, counts
+):
+    cookie = {"Cookie": f"nightwarden={signed_in('viewer').cookies['nightwarden']}"}
+    older = DAY - timedelta(days=1)
+
+    def ask(day):
+        answer = httpx.get(f"{url}/statistics?from={day}&to={day}", headers=PAGE | cookie)
+        return figure(answer.text, "total-alerts")
+
+    with serve(app) as url, ThreadPoolExecutor(12) as pool:
+        asked = [pool.submit(ask, day) for day in [DAY] * 8 + [older] * 2]
+        while not counts.ranges:
+            time.sleep(0.01)
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert not asked[0].done(), "the others' pages need not wait for the count"
+        assert [page.result() for page in asked] == ["2"] * 8 + ["8"] * 2
+        assert ask(DAY) == "2"
+    assert sorted(counts.ranges) == [(older, older), (DAY, DAY)]
+
+
+@pytest.mark.usefixtures("decided")
+def test_count_that_failed_is_not_kept(signed_in, counts):
+    browser = signed_in("viewer")
+    counts.error = WarehouseError("the queue is locked")
+    assert browser.get("/statistics", headers=PAGE).status_code == 503
+    counts.error = None
+    assert figure(read_page(browser), "total-alerts") == "10"
 
 
 @pytest.mark.usefixtures("decided")

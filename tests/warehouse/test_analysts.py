@@ -128,6 +128,14 @@ def test_name_is_given_once(queue, ada):
     assert list_analysts(queue) == [ada]
 
 
+@pytest.mark.parametrize("other", ["Ada", "ADA", "aDa"])
+def test_name_that_differs_in_case_alone_is_refused(queue, ada, other):
+    with pytest.raises(UserError, match=f"got '{other}' beside 'ada'"):
+        add_analyst(queue, other, "admin", OTHER, "root")
+    assert list_analysts(queue) == [ada]
+    assert actions(queue) == ["add_analyst"]
+
+
 @pytest.mark.usefixtures("ada")
 def test_unknown_role_or_analyst_is_refused(queue):
     with pytest.raises(UserError, match="expected a role"):
@@ -224,6 +232,7 @@ def test_audit_tells_what_was_done_and_never_a_password(queue):
         "sign_in",
         "sign_out",
         "disable_analyst",
+        "revoke_token",
     ]
     told = repr(list_events(queue, limit=100))
     secrets = (PASSWORD, OTHER, "wrong but secret", "password typed", token, begun.token)
@@ -329,10 +338,40 @@ def test_token_holds_no_longer_when_revoked_or_its_analyst_disabled(queue):
     revoke_token(queue, "a", "root")
     revoke_token(queue, "a", "root")
     assert (find_holder(queue, revoked), find_holder(queue, orphaned) is None) == (None, False)
+    assert actions(queue).count("revoke_token") == 1
     disable_analyst(queue, "ada", "root")
     assert find_holder(queue, orphaned) is None
-    assert actions(queue).count("revoke_token") == 1
-    assert [(t.name, t.revoked_at) for t in list_tokens(queue)] == [("a", NOON), ("b", None)]
+
+
+@pytest.mark.usefixtures("ada")
+def test_enabling_again_brings_back_no_token(queue, clock):
+    add_analyst(queue, "eve", "viewer", None, "root")
+    of_eve = add_token(queue, "eves", "eve", ["read"], days=None, actor="root")
+    tokens = [add_token(queue, n, "ada", ["read"], days=None, actor="root") for n in ("a", "b")]
+    revoke_token(queue, "a", "root")
+    clock.now += timedelta(hours=1)
+    disable_analyst(queue, "ada", "boss")
+    enable_analyst(queue, "ada", "boss")
+    assert [find_holder(queue, token) for token in tokens] == [None, None]
+    assert find_holder(queue, of_eve).name == "eve"
+    revoked = {token.name: token.revoked_at for token in list_tokens(queue)}
+    assert revoked == {"a": NOON, "b": clock.now, "eves": None}
+    disabled, token, enabled = list_events(queue, limit=3)[::-1]
+    assert (disabled.action, disabled.subject) == ("disable_analyst", "analyst ada")
+    assert (token.action, token.subject, token.actor) == ("revoke_token", "token b", "boss")
+    assert enabled.action == "enable_analyst"
+    assert queue.verify_audit() is None
+
+
+@pytest.mark.usefixtures("ada")
+def test_session_of_somebody_disabled_since_the_password_was_checked_never_begins(queue):
+    checked = check_password(queue, "ada", PASSWORD)
+    disable_analyst(queue, "ada", "root")
+    assert start_session(queue, checked, LIMITS) is None
+    enable_analyst(queue, "ada", "root")
+    with queue.database.read() as connection:
+        assert connection.scalar(select(func.count()).select_from(SESSIONS)) == 0
+    assert "sign_in" not in actions(queue)
 
 
 @pytest.mark.usefixtures("ada")

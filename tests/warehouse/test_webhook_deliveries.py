@@ -54,6 +54,15 @@ def test_starting_again_leaves_a_known_webhook_where_it_is(queue):
         ("cases", 0, 2),
         ("other", 2, 0),
     ]
+    assert [w.webhook for w in list_webhooks(queue, ["other", "unknown"])] == ["other"]
+    assert list_webhooks(queue, []) == []
+
+
+def test_lag_counts_from_the_last_change_that_was_taken(queue):
+    start_webhooks(queue, ["cases"])
+    add_changes(queue, 7)
+    assert note_delivered(queue, lease_webhook(queue, "cases"), 5)
+    assert [(w.last_change, w.lag) for w in list_webhooks(queue)] == [(5, 2)]
 
 
 def test_one_of_many_who_ask_at_once_gets_the_lease(queue):
