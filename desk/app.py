@@ -15,7 +15,7 @@ from desk.rendering import FOLDER
 from desk.webhooks import WebhookSender
 
 TITLE = "Nightwarden desk"
-REQUESTS_AT_ONCE = 6  # Python runs one thread at a time: more of them make each wait longer
+REQUESTS_AT_ONCE = 3  # Python runs one thread at a time: more of them make each wait longer
 
 
 def create_app(context: DeskContext) -> FastAPI:

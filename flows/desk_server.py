@@ -13,6 +13,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from desk.access import take_clear_text
 from desk.app import create_app
 from desk.context import DeskContext, LabelRules
 from desk.settings import DeskSettings
@@ -23,6 +24,7 @@ from warehouse.errors import SettingsError, UserError
 from warehouse.queue import Queue
 
 WAIT_SECONDS = 10  # for answers under way when the desk is ended
+KEEP_ALIVE_SECONDS = 75  # longer than analysts read, and than proxies keep their connections
 BACKLOG = 2048
 
 
@@ -44,11 +46,19 @@ def serve_desk(settings: Settings, changes: Mapping[str, object], *, insecure: b
     if not is_every_address(desk.host):
         desk = desk.model_copy(update={"names": (*desk.names, desk.host)})
     with Queue.open(settings.warehouse.queue_path, create=True) as queue:
-        app = create_app(build_context(settings, desk, queue))
+        app = build_app(settings, desk, queue, insecure=insecure)
         with listen(desk.host, desk.port) as listener:
             say_where(desk, listener.getsockname()[1])
             say_how_to_begin(queue)
             return run_server(uvicorn.Server(build_config(app, desk)), listener)
+
+
+def build_app(settings: Settings, desk: DeskSettings, queue: Queue, *, insecure: bool) -> FastAPI:
+    """Put the desk together; it takes passwords over a network in clear only if insecure."""
+    app = create_app(build_context(settings, desk, queue))
+    if insecure:
+        take_clear_text(app)
+    return app
 
 
 def build_context(settings: Settings, desk: DeskSettings, queue: Queue) -> DeskContext:
@@ -72,6 +82,7 @@ def build_config(app: FastAPI, desk: DeskSettings) -> uvicorn.Config:
         server_header=False,
         lifespan="on",
         timeout_graceful_shutdown=WAIT_SECONDS,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         ssl_certfile=desk.tls_certificate,
         ssl_keyfile=desk.tls_key,
     )
@@ -100,7 +111,10 @@ def listen(host: str, port: int) -> socket.socket:
     """
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+        # its connections inherit this; else the end of each page waits for the browser's ACK
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return listener
     except OSError as error:
         is_name_wrong = isinstance(error, socket.gaierror)
         reason = error.strerror if is_name_wrong else os.strerror(error.errno or 0)

@@ -16,6 +16,7 @@ from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
 import pytest
 from sqlalchemy import text
 
+from flows.desk_server import listen
 from flows.settings import Settings
 from warehouse.analysts import check_password, find_analyst
 from warehouse.api_tokens import find_holder
@@ -162,6 +163,15 @@ def test_taken_port_is_the_users_mistake(run):
         code, _, message = run("desk", "--port", taken.getsockname()[1])
     assert code == 2
     assert "already in use" in message.lower()
+
+
+def test_answers_do_not_wait_for_the_acknowledgement_of_their_beginning():
+    with (
+        listen("127.0.0.1", 0) as listener,
+        socket.create_connection(listener.getsockname()),
+        listener.accept()[0] as accepted,
+    ):
+        assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
 
 def test_host_of_another_machine_is_the_users_mistake(run):
