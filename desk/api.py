@@ -16,6 +16,7 @@ from desk.api_records import (
     CasePage,
     CaseStoryRecord,
     ClaimRecord,
+    ConfirmedRecord,
     DecisionPage,
     FeedPage,
     InvalidRequest,
@@ -24,8 +25,8 @@ from desk.api_records import (
     StatisticsRecord,
 )
 from desk.api_requests import (
-    GREATEST_NUMBER,
     AlertQuery,
+    AnswerRequest,
     CaseQuery,
     DaysQuery,
     DecideRequest,
@@ -34,14 +35,16 @@ from desk.api_requests import (
     ReleaseQuery,
 )
 from desk.context import Context
+from desk.kept_statistics import Statistics
 from warehouse import queue_claims, queue_decisions
 from warehouse.feed import FeedBlock, read_feed
 from warehouse.queue_decisions import Outcome
 from warehouse.queue_pages import find_alert, page_of_alerts, page_of_decisions
 from warehouse.queue_records import Alert, Decision
 from warehouse.queue_search import search_cases
-from warehouse.queue_statistics import QueueStatistics, read_statistics
+from warehouse.queue_statistics import QueueStatistics
 from warehouse.queue_story import CaseStory, read_story
+from warehouse.queue_work import LARGEST_NUMBER
 
 TITLE = "Nightwarden review desk"
 VERSION = "1.0"
@@ -94,7 +97,7 @@ router = APIRouter(
 READS = Depends(require_scope("read", "viewer"))
 Decider = Annotated[Person, Depends(require_scope("decide", "analyst"))]
 FEEDS = Depends(require_scope("feed", "viewer"))
-RowNumber = Annotated[int, Path(ge=1, le=GREATEST_NUMBER)]
+RowNumber = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
 
 
 @router.get(
@@ -269,6 +272,42 @@ def retract_decision(context: Context, person: Decider, decision_id: RowNumber) 
     )
 
 
+@router.post(
+    "/proposals/{proposal_id}/confirm",
+    tags=["decisions"],
+    summary="Confirm a proposal",
+    status_code=201,
+    response_model=ConfirmedRecord,
+    responses=MISSING | CONFLICT,
+)
+def confirm_proposal(
+    context: Context,
+    person: Decider,
+    proposal_id: RowNumber,
+    asked: Annotated[AnswerRequest, Body()],
+) -> ConfirmedRecord:
+    """Make a decision of what another analyst proposed; a case tells its proposals' numbers."""
+    number = queue_decisions.confirm_proposal(context.queue, proposal_id, person.name, asked.note)
+    return ConfirmedRecord(decision_id=number)
+
+
+@router.post(
+    "/proposals/{proposal_id}/refuse",
+    tags=["decisions"],
+    summary="Refuse a proposal",
+    status_code=204,
+    responses=MISSING | CONFLICT,
+)
+def refuse_proposal(
+    context: Context,
+    person: Decider,
+    proposal_id: RowNumber,
+    asked: Annotated[AnswerRequest, Body()],
+) -> None:
+    """Turn down what another analyst proposed, or withdraw one's own; the alert goes on waiting."""
+    queue_decisions.refuse_proposal(context.queue, proposal_id, person.name, asked.note)
+
+
 @router.get(
     "/stats",
     tags=["statistics"],
@@ -276,9 +315,11 @@ def retract_decision(context: Context, person: Decider, decision_id: RowNumber) 
     response_model=StatisticsRecord,
     dependencies=[READS],
 )
-def read_stats(context: Context, wanted: Annotated[DaysQuery, Query()]) -> QueueStatistics:
-    """Count alerts, decisions and precision of some days, by day, member and analyst."""
-    return read_statistics(context.queue, wanted.start, wanted.end)
+async def read_stats(
+    statistics: Statistics, wanted: Annotated[DaysQuery, Query()]
+) -> QueueStatistics:
+    """Count alerts, decisions and precision of some days; a count is kept for a minute."""
+    return await statistics.read(wanted.start, wanted.end)
 
 
 @router.get(

@@ -203,6 +203,12 @@ class OutcomeRecord(Given):
     closed_cases: list[int]
 
 
+class ConfirmedRecord(Given):
+    """What became of a proposal that a second analyst confirmed."""
+
+    decision_id: int
+
+
 class AlertFactsRecord(Given):
     """What never changes of an alert."""
 
@@ -289,6 +295,7 @@ class AnalystCountRecord(Given):
 class StatisticsRecord(Given):
     """What the queue brought, and what became of it; retracted decisions never count."""
 
+    counted_at: datetime = Field(description="Up to a minute ago; figures are of that moment.")
     by_day: list[DayCountRecord]
     totals: VerdictCountRecord
     audit: VerdictCountRecord

@@ -7,8 +7,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from desk.api_records import Lane, Verdict
 from warehouse.queue_search import CaseFilter
+from warehouse.queue_work import LARGEST_NUMBER
 
-GREATEST_NUMBER = 2**63 - 1  # what the database's whole numbers hold
 MOST_ROWS = 500
 MOST_VERDICTS = 500
 
@@ -45,7 +45,7 @@ Day = Annotated[date, BeforeValidator(parse_day)]
 # PostgreSQL's texts hold no NUL character.
 Line = Annotated[str, Field(max_length=200, pattern=r"^[^\x00]*$")]
 Note = Annotated[str, Field(max_length=4000, pattern=r"^[^\x00]*$")]
-Number = Annotated[int, BeforeValidator(parse_number), Field(ge=1, le=GREATEST_NUMBER)]
+Number = Annotated[int, BeforeValidator(parse_number), Field(ge=1, le=LARGEST_NUMBER)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -59,7 +59,7 @@ class PageQuery(Asked):
     """Which part of a numbered list is wanted."""
 
     cursor: int = Field(
-        0, ge=0, le=GREATEST_NUMBER, description="Number of the last row read; 0 at the start."
+        0, ge=0, le=LARGEST_NUMBER, description="Number of the last row read; 0 at the start."
     )
     limit: int = Field(100, ge=1, le=MOST_ROWS, description="How many rows at most.")
 
@@ -131,3 +131,9 @@ class DecideRequest(Asked):
     """Verdicts that are taken all together, or not at all."""
 
     verdicts: list[VerdictRequest] = Field(min_length=1, max_length=MOST_VERDICTS)
+
+
+class AnswerRequest(Asked):
+    """What a second analyst adds to an answer."""
+
+    note: Note = ""

@@ -38,7 +38,7 @@ ADVICE = {
     403: "If you need to do this, ask a lead or whoever runs the desk.",
     404: "Check the address, or go back to the queue.",
     405: "Go back to the queue, and try it from there.",
-    409: "Load the page again to see what changed, then decide.",
+    409: "Look at what is there now, then decide.",
     413: "Send less at a time.",
     429: "Wait a little, and try again.",
     500: "Try again; if it stays, tell whoever runs the desk what you did and when.",

@@ -1,8 +1,10 @@
 """The queue's page and the case's page."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
+from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from fastapi.responses import RedirectResponse, Response
@@ -10,11 +12,19 @@ from starlette.datastructures import FormData
 
 from desk.access import Analyst_, Person, Viewer, to_local_path
 from desk.context import Context, DeskContext
+from desk.forms import GREATEST_NUMBER
 from desk.rendering import count, render, today
 from desk.story_pictures import draw_hours, draw_members, draw_timeline
 from desk.views import RANK_NAMES, View
-from warehouse.queue_batches import StandingDecision, read_last_batch
+from warehouse.queue_batches import (
+    StandingDecision,
+    fingerprint,
+    read_batch,
+    read_last_batch,
+    read_waiting,
+)
 from warehouse.queue_claims import next_case
+from warehouse.queue_records import CaseSummary
 from warehouse.queue_search import count_cases, list_lanes_models, search_cases
 from warehouse.queue_statements import UNDO_WINDOW
 from warehouse.queue_story import CaseStory, read_story
@@ -22,20 +32,20 @@ from warehouse.queue_story import CaseStory, read_story
 CASES_A_PAGE = 25
 MOST_PLACES = 10_000_000  # a place in the list is shown, never counted on
 SEE_OTHER = 303
-GREATEST_NUMBER = 2**63 - 1
 
 RowNumber = Annotated[int, Path(ge=1, le=GREATEST_NUMBER)]
 
 SAID = {
     "nothing": "Nothing is waiting in this view. The next night's alerts come here.",
     "second": "Noted. It waits for a second analyst.",
-    "undone": "Taken back. It waits again.",
-    "refused": "Refused. The alert waits again.",
+    "partly": "Decided, but for large amounts: those wait for a second analyst.",
+    "undone": "Taken back. It is as it was before.",
+    "refused": "The proposal is gone. The alert is as it was before.",
     "snoozed": "Snoozed. The case comes back on its day.",
     "suppressed": "Suppressed. Matching alerts are logged, not queued.",
     "lifted": "Lifted. The next night's alerts are queued again.",
-    "moved": "Its alerts are in another case now.",
 }
+NOTHING_DECIDED = ("second", "refused")  # after these, an undo of something older would mislead
 
 router = APIRouter()
 
@@ -53,6 +63,31 @@ class Visit:
     def is_htmx(self) -> bool:
         """Whether HTMX asks, for a part of the page."""
         return "hx-request" in self.request.headers
+
+
+@dataclass(frozen=True)
+class Deed:
+    """What somebody has just done: a word of ``SAID``, and a decision that was made, if any."""
+
+    said: str = ""
+    decision_id: int | None = None
+
+    @classmethod
+    def read(cls, values: Mapping[str, str]) -> Self:
+        """Take what an address says of it; what makes no sense is nothing."""
+        done = values.get("done", "")
+        is_number = done.isascii() and done.isdigit() and len(done) < 19
+        return cls(values.get("said", ""), int(done) if is_number else None)
+
+    def told_at(self, address: str) -> str:
+        """Let the page at an address tell of this, and of nothing else."""
+        path, _, query = address.partition("?")
+        parts = [part for part in query.split("&") if part]
+        parts = [part for part in parts if not part.startswith(("said=", "done="))]
+        told = {"said": self.said, "done": self.decision_id}
+        named = {name: value for name, value in told.items() if value}
+        parts += [urlencode(named)] if named else []
+        return f"{path}?{'&'.join(parts)}" if parts else path
 
 
 async def read_visit(request: Request, context: Context) -> Visit:
@@ -82,7 +117,8 @@ def show_queue(
     if cursor is not None:
         return list_page(visit, person, template="_rows.html", cursor=cursor, place=place)
     response = list_page(visit, person, template="_list.html")
-    response.headers["HX-Push-Url"] = visit.view.address
+    if visit.request.headers.get("hx-trigger") != "list":  # which shows the same list again
+        response.headers["HX-Push-Url"] = visit.view.address
     return response
 
 
@@ -116,16 +152,17 @@ def list_page(
     template: str = "queue.html",
     cursor: str | None = None,
     place: int = 1,
-    said: str | None = None,
+    deed: Deed | None = None,
 ) -> Response:
     """Render the list, or a part of it."""
     queue, view = visit.context.queue, visit.view
     wanted = view.wanted(person.name)
     page = search_cases(queue, wanted, rank=view.rank, cursor=cursor, limit=CASES_A_PAGE)
     values: dict[str, Any] = {"page": page, "place": place, "view": view, "ranks": RANK_NAMES}
+    values["shown"] = fingerprint_cases(visit, page.cases) if person.may("analyst") else {}
     if template != "_rows.html":
         values |= {"tabs": view.tabs(count_cases(queue, person.name)), "chips": view.chips()}
-        values |= messages(visit, person, said)
+        values |= messages(visit, person, deed)
     if template == "queue.html":
         values["choices"] = list_lanes_models(queue)
     return render(visit.request, template, **values)
@@ -137,7 +174,7 @@ def case_page(
     case_id: int,
     *,
     template: str = "case.html",
-    said: str | None = None,
+    deed: Deed | None = None,
 ) -> Response:
     """Render the case, or what may have changed of its page."""
     story = read_story(visit.context.queue, case_id)
@@ -154,25 +191,42 @@ def case_page(
         waiting=waiting_alerts(story),
         undo_since=now - UNDO_WINDOW,
         tomorrow=today(now) + timedelta(days=1),
-        **messages(visit, person, said),
+        **messages(visit, person, deed),
     )
 
 
-def messages(visit: Visit, person: Person, said: str | None = None) -> dict[str, Any]:
+def fingerprint_cases(visit: Visit, cases: Sequence[CaseSummary]) -> dict[int, str]:
+    """Give the fingerprints of the cases in a list, by which their verdicts are checked."""
+    waiting = read_waiting(visit.context.queue, [each.id for each in cases if each.waiting_count])
+    return {each.id: fingerprint(each, waiting.get(each.id, ())) for each in cases}
+
+
+def messages(visit: Visit, person: Person, deed: Deed | None = None) -> dict[str, Any]:
     """Give what the page tells of: what was just done, and what can be taken back.
 
-    ``back`` is where an undo leads to.
+    ``back`` is where an undo leads to. Without a deed, the address may tell of one.
     """
     request = visit.request
-    batch = read_last_batch(visit.context.queue, person.name) if person.may("analyst") else ()
+    deed = deed or Deed.read(request.query_params)
+    batch = find_batch(visit, person, deed)
     where = request.headers.get("hx-current-url") or str(request.url)
     return {
-        "said": SAID.get(said or request.query_params.get("said", "")),
+        "said": SAID.get(deed.said),
         "batch": batch,
         "batch_text": describe_batch(batch),
         "undo_ends": batch[0].decided_at + UNDO_WINDOW if batch else None,
         "back": to_local_path(where),
     }
+
+
+def find_batch(visit: Visit, person: Person, deed: Deed) -> tuple[StandingDecision, ...]:
+    """Give what can be taken back: what was just decided, or else what the person decided last."""
+    queue = visit.context.queue
+    if deed.decision_id is not None:
+        return read_batch(queue, deed.decision_id, person.name)
+    if deed.said in NOTHING_DECIDED or not person.may("analyst"):
+        return ()
+    return read_last_batch(queue, person.name)
 
 
 def waiting_alerts(story: CaseStory) -> tuple[int, ...]:

@@ -100,6 +100,16 @@ def count(number: int, one: str, many: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
+def sentence(text: str) -> str:
+    """End what an error tells as a sentence, so that another can follow.
+
+    Example:
+        >>> sentence("expected a day, got 'soon'; write it as 2026-03-21")
+        "expected a day, got 'soon'; write it as 2026-03-21."
+    """
+    return text if not text or text.endswith((".", "!", "?", "…")) else f"{text}."
+
+
 @cache
 def asset(name: str) -> str:
     """Give the address of a static file; it changes with the file, so browsers may keep it."""
@@ -125,6 +135,7 @@ def make_environment() -> Environment:
         short,
         percent,
         count,
+        sentence,
     )
     environment.filters.update({function.__name__: function for function in filters})
     environment.globals.update(asset=asset, LANES=LANES, VERDICTS=VERDICTS)

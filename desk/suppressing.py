@@ -7,10 +7,10 @@ from fastapi import APIRouter, Query
 from fastapi.responses import RedirectResponse, Response
 
 from desk.access import Lead, Viewer, local_path
-from desk.pages import SEE_OTHER, CurrentVisit, RowNumber, messages
+from desk.forms import read_text
+from desk.pages import SEE_OTHER, CurrentVisit, Deed, RowNumber, messages
 from desk.rendering import render, today
 from desk.views import read_day
-from desk.work import read_text, with_said
 from warehouse.suppressions import KINDS, MOST_DAYS, lift_suppression, list_suppressions, suppress
 
 USUAL_DAYS = 30
@@ -49,11 +49,11 @@ def add_suppression(person: Lead, visit: CurrentVisit) -> Response:
     kind, value, reason = (read_text(form, name) for name in ("kind", "value", "reason"))
     suppress(visit.context.queue, kind, value, until, reason, person.name)
     back = local_path(read_text(form, "back") or "/suppressions")
-    return RedirectResponse(with_said(back, "suppressed"), SEE_OTHER)
+    return RedirectResponse(Deed("suppressed").told_at(back), SEE_OTHER)
 
 
 @router.post("/suppressions/{suppression_id}/lift")
 def lift(person: Lead, visit: CurrentVisit, suppression_id: RowNumber) -> Response:
     """End a suppression now."""
     lift_suppression(visit.context.queue, suppression_id, person.name)
-    return RedirectResponse(with_said("/suppressions", "lifted"), SEE_OTHER)
+    return RedirectResponse(Deed("lifted").told_at("/suppressions"), SEE_OTHER)

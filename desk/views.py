@@ -77,8 +77,13 @@ class View:
         """Give the filter, for the analyst of a name.
 
         Raises:
-            UserError: if a value can be none.
+            UserError: if a value, or the rank, can be none.
         """
+        if self.rank not in RANK_NAMES:
+            raise UserError(
+                f"expected a rank of {', '.join(RANK_NAMES)}, got {self.rank!r}; choose one in the "
+                "list of the queue"
+            )
         return CaseFilter(
             state=self.state,
             lane=self.lane or None,

@@ -16,7 +16,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import func, select
+from sqlalchemy import Select, func, select
 
 from warehouse.queue_audit import first_broken
 from warehouse.queue_database import Database, open_database
@@ -110,9 +110,10 @@ class Queue:
         """Add a day's alerts to their accounts' open cases of the lane, or open such cases.
 
         A transaction that is in the queue already, in whichever lane, is left exactly as it is. A
-        closed case is never reopened. Repeating the call changes nothing. A day's audit sample is
-        drawn once: where lane ``audit`` holds alerts of the day, nothing is added to it, as rows
-        of a second draw would make the inclusion probabilities of the first untrue.
+        closed case is never reopened; one that sleeps wakes up. Repeating the call changes
+        nothing. A day's audit sample is drawn once: where lane ``audit`` holds alerts of the day,
+        nothing is added to it, as rows of a second draw would make the inclusion probabilities of
+        the first untrue.
 
         What a suppression holds for is logged instead of queued, but never in lane ``audit``; it
         stays out of the queue when the suppression has ended.
@@ -213,16 +214,18 @@ class Queue:
         Args:
             after: The number of a decision; 0 for all.
             settled_before: A moment of ``settled_before``: the list then ends before the first
-                decision that may still be taken back, and leaves out those that were. Who goes on
-                after the last one given misses none, whatever the clocks said.
+                decision that may still be taken back, and leaves out those that were, and those
+                that a later one in the list follows on the same alert, ``unsure`` too. Who goes
+                on after the last one given misses none, whatever the clocks said.
         """
         statement = select_decisions().where(DECISIONS.c.id > after)
-        if settled_before is not None:
+        with self.database.read() as connection:
+            if settled_before is None:
+                return list(to_decisions(connection.execute(statement)))
             is_young = DECISIONS.c.decided_at >= settled_before
             young = select(func.min(DECISIONS.c.id)).where(DECISIONS.c.id > after, is_young)
-            first = func.coalesce(young.scalar_subquery(), DECISIONS.c.id + 1)
-            statement = statement.where(DECISIONS.c.id < first, ~IS_RETRACTED)
-        with self.database.read() as connection:
+            settled = select_settled(after, connection.scalar(young))
+            statement = statement.where(DECISIONS.c.id.in_(settled))
             return list(to_decisions(connection.execute(statement)))
 
     def settled_before(self) -> datetime:
@@ -266,6 +269,14 @@ class Queue:
             place = {case_id: number for number, case_id in enumerate(cases)}
             alerts = to_alerts(connection.execute(waiting))
         return [export_row(alert) for alert in sorted(alerts, key=lambda a: place[a.case_id])]
+
+
+def select_settled(after: int, before: int | None) -> Select[Any]:
+    """Select the newest decision of each alert that stands, of the numbers between two."""
+    conditions = [DECISIONS.c.id > after, ~IS_RETRACTED]
+    if before is not None:
+        conditions.append(DECISIONS.c.id < before)
+    return select(func.max(DECISIONS.c.id)).where(*conditions).group_by(DECISIONS.c.alert_id)
 
 
 def export_row(alert: Alert) -> dict[str, Any]:

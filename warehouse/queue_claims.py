@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import ColumnElement, Row, exists, or_, select, update
 
 from warehouse.errors import UserError
+from warehouse.queue_filters import RANKS, CaseFilter, check_choice, matches, order_of
 from warehouse.queue_records import ConflictError
-from warehouse.queue_search import CaseFilter, matches, order_of
 from warehouse.queue_statements import IS_WAITING
 from warehouse.queue_tables import ALERTS, CASES, PROPOSALS
 from warehouse.queue_work import Act, check_claim, check_note, read_case
@@ -81,7 +81,11 @@ def next_case(
             case does not matter.
         rank: In which order; see ``warehouse.queue_search``.
         minutes: How long the claim holds.
+
+    Raises:
+        UserError: if the rank is none.
     """
+    check_choice("rank", rank, RANKS)
     state = "second" if wanted.state == "second" else "open"
     wanted = replace(wanted, state=state, claimed_by=None)
     with queue.database.write() as connection:

@@ -17,6 +17,7 @@ from warehouse.queue_changes import Change, append_changes
 from warehouse.queue_figures import refresh_cases
 from warehouse.queue_records import EnqueueResult, NewAlert
 from warehouse.queue_tables import ALERTS, CASES, SUPPRESSED_ALERTS
+from warehouse.queue_work import Act, wake_cases
 from warehouse.suppressions import find_suppressed
 
 ACTOR = "nightwarden"
@@ -33,7 +34,10 @@ def add_alerts(
     alerts: Sequence[NewAlert],
     moment: datetime,
 ) -> EnqueueResult:
-    """Add a day's alerts that are not there; the connection must be the only writer."""
+    """Add a day's alerts that are not there, and wake the cases that they come into.
+
+    The connection must be the only writer.
+    """
     known = known_transactions(connection, [alert.transaction_id for alert in alerts])
     fresh = [alert for alert in alerts if alert.transaction_id not in known]
     if not fresh or (lane == AUDIT and count_alerts(connection, event_date, lane)):
@@ -52,6 +56,8 @@ def add_alerts(
     result = EnqueueResult(len(wanted), len(known), len(opened), len(found), len(held))
     details = {"lane": lane, **asdict(result)}
     append_event(connection, moment, ACTOR, "enqueue", event_date.isoformat(), details)
+    for part in in_parts(list(found.values())):
+        wake_cases(Act(connection, moment, ACTOR), part)
     return result
 
 

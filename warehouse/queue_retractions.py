@@ -13,7 +13,14 @@ from warehouse.queue_figures import refresh_cases
 from warehouse.queue_records import ConflictError, NotInQueueError
 from warehouse.queue_statements import IS_RETRACTED, IS_WAITING, UNDO_WINDOW
 from warehouse.queue_tables import ALERTS, CASES, DECISIONS, RETRACTIONS
-from warehouse.queue_work import LARGEST_NUMBER, Act, Subject, is_same_person, read_subjects
+from warehouse.queue_work import (
+    LARGEST_NUMBER,
+    Act,
+    Subject,
+    is_same_person,
+    read_subjects,
+    wake_cases,
+)
 
 if TYPE_CHECKING:
     from warehouse.queue import Queue
@@ -36,7 +43,8 @@ def retract_decisions(
 
     The decision before one, where one stands, counts again. Where none does, the alert waits again
     and its closed case opens. An account has one open case in a lane: where there is another by
-    now, the alert moves into it, and the closed case stays closed, without alerts if need be.
+    now, the alert moves into it and wakes it, and the closed case stays closed, without alerts if
+    need be.
 
     Args:
         queue: The review queue.
@@ -47,8 +55,12 @@ def retract_decisions(
     Raises:
         NotInQueueError: if there is no such decision.
         ConflictError: if one was taken back already, is too old, or a later one stands.
-        UserError: if another analyst said it.
+        UserError: if another analyst said it, or there are none or one twice.
     """
+    if not decision_ids or len(set(decision_ids)) < len(decision_ids):
+        raise UserError(
+            f"expected decisions, each once, got {list(decision_ids)[:5]}; name each once"
+        )
     with queue.database.write() as connection:
         act = Act(connection, queue.clock(), analyst)
         decisions = read_decisions(act, decision_ids)
@@ -127,6 +139,7 @@ def bring_back(act: Act, subjects: Mapping[int, Subject]) -> dict[int, int]:
             places[subject.alert_id] = there
     touched = {*places.values(), *(subject.case_id for subject in closed)}
     refresh_cases(act.connection, sorted(touched), act.moment)
+    wake_cases(act, sorted({places[alert] for alert in waiting}))
     return places
 
 

@@ -1,11 +1,11 @@
 """What all work of analysts on the queue has in common: who acts, on what, and on what terms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, Table, and_, insert, select
+from sqlalchemy import Connection, Row, Select, Table, and_, insert, select, update
 
 from warehouse.errors import UserError
 from warehouse.queue_audit import AuditEvent, append_events
@@ -56,8 +56,14 @@ class Act:
 
     def log_case(self, action: str, kind: str, case_id: int, details: dict[str, Any]) -> None:
         """Write what was done to a case to the audit trail and to the log of changes."""
-        event = AuditEvent(action, f"case {case_id}", details)
-        self.log([event], [Change(kind, case_id, None, details)])
+        self.log_cases(action, kind, {case_id: details})
+
+    def log_cases(self, action: str, kind: str, details: Mapping[int, dict[str, Any]]) -> None:
+        """Write what was done to cases, its details by case, as ``log_case`` does."""
+        self.log(
+            [AuditEvent(action, f"case {number}", said) for number, said in details.items()],
+            [Change(kind, number, None, said) for number, said in details.items()],
+        )
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,6 @@ class Subject:
     state: str
     claimed_by: str | None
     claimed_until: datetime | None
-    snoozed_until: date | None
     decision_id: int | None
     decided_as: str | None
     decided_by: str | None
@@ -129,7 +134,7 @@ def select_subjects() -> Select[Any]:
             ALERTS.c.id.label("alert_id"),
             *(ALERTS.c[name] for name in ("transaction_id", "event_date", "amount")),
             *(ALERTS.c[name] for name in ("account_id", "lane", "case_id")),
-            *(CASES.c[name] for name in ("state", "claimed_by", "claimed_until", "snoozed_until")),
+            *(CASES.c[name] for name in ("state", "claimed_by", "claimed_until")),
             stands.c.id.label("decision_id"),
             stands.c.verdict.label("decided_as"),
             stands.c.analyst.label("decided_by"),
@@ -160,6 +165,16 @@ def read_case(connection: Connection, case_id: int) -> Row[Any]:
             "run: nightwarden queue list"
         )
     return row
+
+
+def wake_cases(act: Act, case_ids: Sequence[int]) -> None:
+    """Wake those of some cases that sleep, and say so of each."""
+    sleeps = (CASES.c.id.in_(case_ids), CASES.c.snoozed_until > act.today)
+    values = {"snoozed_until": None, "updated_at": act.moment}
+    statement = update(CASES).where(*sleeps).values(values).returning(CASES.c.id)
+    woken = sorted(act.connection.scalars(statement))
+    said: dict[str, Any] = {"until": None, "note": ""}
+    act.log_cases("snooze", "case_snoozed", dict.fromkeys(woken, said))
 
 
 def check_claim(
@@ -199,9 +214,14 @@ def check_note(note: str) -> None:
     Raises:
         UserError: if there are zero characters or halves of characters in it.
     """
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in note):
+    check_readable("a note", note)
+
+
+def check_readable(what: str, text: str) -> None:
+    """Refuse a text that not every database can hold, as ``check_note`` does."""
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
         raise UserError(
-            f"expected a note of readable characters, got {note[:40]!a}; remove those that are "
+            f"expected {what} of readable characters, got {text[:40]!a}; remove those that are "
             "written as codes here"
         )
 

@@ -15,12 +15,15 @@ from warehouse.queue_audit import append_event
 from warehouse.queue_changes import Change, append_changes
 from warehouse.queue_records import ConflictError, NewAlert, NotInQueueError
 from warehouse.queue_tables import SUPPRESSED_ALERTS, SUPPRESSIONS
+from warehouse.queue_work import LARGEST_NUMBER, check_readable
 
 if TYPE_CHECKING:
     from warehouse.queue import Queue
 
 KINDS = ("account", "merchant")
 MOST_DAYS = 365
+LONGEST_VALUE = 300
+LONGEST_REASON = 2000
 
 
 @dataclass(frozen=True)
@@ -50,8 +53,8 @@ def suppress(queue: "Queue", kind: str, value: str, until: date, reason: str, an
     Alerts that are in the queue already stay there.
 
     Raises:
-        UserError: if the kind is unknown, the value or the reason is empty, or the day is not
-            after today and within a year.
+        UserError: if the kind is unknown, the value or the reason is empty, too long or not
+            readable, or the day is not after today and within a year.
         ConflictError: if the account or merchant is suppressed already.
     """
     value, reason = value.strip(), reason.strip()
@@ -80,7 +83,9 @@ def lift_suppression(queue: "Queue", suppression_id: int, analyst: str) -> None:
     with queue.database.write() as connection:
         moment = queue.clock()
         of_it = SUPPRESSIONS.c.id == suppression_id
-        found = connection.execute(select(SUPPRESSIONS).where(of_it)).one_or_none()
+        found = None
+        if abs(suppression_id) <= LARGEST_NUMBER:
+            found = connection.execute(select(SUPPRESSIONS).where(of_it)).one_or_none()
         if found is None:
             raise NotInQueueError(
                 f"expected the number of a suppression, got {suppression_id}; look into the list"
@@ -139,6 +144,8 @@ def check_wish(kind: str, value: str, until: date, reason: str, today: date) -> 
     """Refuse what is no suppression, or one without an end."""
     if kind not in KINDS:
         raise UserError(f"expected one of {', '.join(KINDS)} to suppress, got {kind!r}")
+    check_text(f"the {kind}'s id", value, LONGEST_VALUE)
+    check_text("a reason", reason, LONGEST_REASON)
     if not value:
         raise UserError(f"expected the id of the {kind} to suppress, got an empty one; name it")
     if not reason:
@@ -151,6 +158,15 @@ def check_wish(kind: str, value: str, until: date, reason: str, today: date) -> 
         raise UserError(
             f"expected a day after {today} and not after {last}, got {until}; a suppression ends "
             f"within {MOST_DAYS} days"
+        )
+
+
+def check_text(what: str, text: str, longest: int) -> None:
+    """Refuse a text that is too long, or that not every database can hold."""
+    check_readable(what, text)
+    if len(text) > longest:
+        raise UserError(
+            f"expected {what} of at most {longest} letters, got {len(text)}; shorten it"
         )
 
 

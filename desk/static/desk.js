@@ -72,8 +72,8 @@ async function actOnRow(row, action, more = {}) {
   const form = find("#bulk");
   const id = row.dataset.case;
   const values = { from: "queue", ...more };
-  const count = find(`input[name="count-${id}"]`, row);
-  if (count) values[`count-${id}`] = count.value;
+  const shown = find(`input[name="shown-${id}"]`, row);
+  if (shown) values[shown.name] = shown.value;
   const note = find('input[name="note"]', form);
   if (note && action === "decide") values.note = note.value;
   const query = new URL(form.action).search;
@@ -104,8 +104,12 @@ function isTyping(target) {
   return target.closest("input:not([type=checkbox], [type=radio]), textarea, select, [contenteditable]");
 }
 
+function canPress(each) {
+  return !each.disabled && !each.hidden && !each.closest("details:not([open])");
+}
+
 function press(selector, within = document) {
-  const found = within && all(selector, within).find((each) => !each.disabled && !each.hidden);
+  const found = within && all(selector, within).find(canPress);
   if (found) found.click();
   return Boolean(found);
 }
@@ -117,6 +121,26 @@ function decide(verdict, isAll) {
   return press(`button[value="${verdict}"], form.decide button[value="${verdict}"]`, current());
 }
 
+function putOff() {
+  const menu = find("#case details.menu");
+  if (!menu) return;
+  menu.open = true;
+  find('input[type="date"]', menu)?.focus();
+}
+
+function toggleChange() {
+  const change = current() && find("details.change", current());
+  if (!change) return;
+  change.open = !change.open;
+  find("summary", change).focus();
+}
+
+function closeMenus(target) {
+  for (const menu of all("details.menu[open], details.more-filters[open]")) {
+    if (!target || !menu.contains(target)) menu.open = false;
+  }
+}
+
 const KEYS = {
   j: () => choose(place + 1),
   k: () => choose(place - 1),
@@ -126,6 +150,10 @@ const KEYS = {
   F: () => decide("fraud", true),
   G: () => decide("genuine", true),
   U: () => decide("unsure", true),
+  y: () => press('[data-key="y"]', current()),
+  r: () => press('[data-key="r"]', current()),
+  v: toggleChange,
+  s: putOff,
   c: () => press("#bar-claim") || press('[data-key="c"]'),
   n: () => press('[data-key="n"]'),
   z: () => press('[data-key="z"]'),
@@ -140,7 +168,10 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
   if (event.repeat && !"jk".includes(event.key)) return;
   if (isTyping(event.target)) {
-    if (event.key === "Escape") event.target.blur();
+    if (event.key === "Escape") {
+      event.target.blur();
+      closeMenus();
+    }
     return;
   }
   if (find("dialog[open]")) return;
@@ -170,9 +201,7 @@ document.addEventListener("click", (event) => {
     closer.closest("dialog").close();
   }
   if (event.target.closest("#bar-claim") && current()) actOnRow(current(), "claim");
-  for (const menu of all("details.menu[open], details.more-filters[open]")) {
-    if (!menu.contains(event.target)) menu.open = false;
-  }
+  closeMenus(event.target);
   const item = event.target.closest(ITEMS);
   if (item) choose(items().indexOf(item), { focus: false });
 });
@@ -201,13 +230,14 @@ document.addEventListener("htmx:afterSettle", (event) => {
 
 // What went wrong before is over once something else is asked for.
 document.addEventListener("htmx:beforeRequest", (event) => {
-  if (event.detail.elt.id !== "case") all("#messages .error").forEach((each) => each.remove());
+  if (!["case", "list"].includes(event.detail.elt.id)) all("#messages .error").forEach((each) => each.remove());
 });
 
 // Somebody was faster: the message says so, and the page shows what is there now.
 document.addEventListener("htmx:responseError", (event) => {
   find("#confirm")?.close();
-  if (event.detail.xhr.status === 409 && find("#case")) htmx.trigger("#case", "stale");
+  const shown = find("#case, #list");
+  if (event.detail.xhr.status === 409 && shown) htmx.trigger(shown, "stale");
 });
 
 document.addEventListener("htmx:sendError", () => {

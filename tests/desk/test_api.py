@@ -3,6 +3,7 @@
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
+import httpx
 import pytest
 
 from desk.api_requests import CaseState, Rank
@@ -10,6 +11,7 @@ from desk.app import create_app
 from tests.desk.conftest import DAY, seed
 from warehouse.analysts import add_analyst, disable_analyst
 from warehouse.api_tokens import SCOPES, add_token
+from warehouse.audit_trail import list_events
 from warehouse.queue_search import RANKS, STATES
 
 API = "/api/v1"
@@ -112,6 +114,31 @@ def test_a_program_claims_decides_and_takes_back(queue, program):
     assert ask(program, "GET", f"/cases/{number}", 200)["summary"]["state"] == "open"
 
 
+def test_audit_names_the_token_by_which_a_program_acted(
+    queue, app, serve, make_program, signed_in
+):
+    (case_id, _) = seed(queue, 2)
+    tokens = [make_program("analyst", name=name).headers for name in ("one", "other")]
+    lead = signed_in("lead")
+    of_lead = {
+        "Cookie": f"nightwarden={lead.cookies['nightwarden']}",
+        "X-CSRF-Token": lead.headers["X-CSRF-Token"],
+    }
+    with serve(app) as url, httpx.Client(base_url=f"{url}{API}") as sender:
+        for headers in tokens:
+            asked = {"Authorization": headers["Authorization"]}
+            assert sender.post("/cases/next", headers=asked).status_code == 200
+        forced = sender.delete(f"/cases/{case_id}/claim?force=true", headers=of_lead)
+        assert forced.status_code == 204
+    events = reversed(list_events(queue, limit=3))
+    assert [(e.action, e.actor, e.details.get("token")) for e in events] == [
+        ("claim", "one", "for-one"),
+        ("claim", "other", "for-other"),
+        ("release", "lead", None),
+    ]
+    assert queue.verify_audit() is None
+
+
 def test_nothing_is_decided_if_one_verdict_is_refused(queue, program):
     seed(queue, 2)
     alerts = ask(program, "GET", "/alerts", 200)["alerts"]
@@ -158,13 +185,34 @@ def test_callers_at_once_get_different_cases_until_none_is_left(queue, program):
 def test_above_the_amount_a_verdict_waits_for_a_second_analyst(queue, make_context, make_program):
     (case_id,) = seed(queue, 1, amount=500.0)
     desk = create_app(make_context(second_above=100.0))
-    program = make_program("analyst", app=desk)
-    alerts = ask(program, "GET", "/alerts", 200)["alerts"]
-    body = {"verdicts": [verdict(alert) for alert in alerts]}
-    outcome = ask(program, "POST", "/decisions", 201, json=body)
+    first, second = (make_program("analyst", name=name, app=desk) for name in ("one", "other"))
+    alerts = ask(first, "GET", "/alerts", 200)["alerts"]
+    body = {"verdicts": [verdict(alert, note="odd") for alert in alerts]}
+    outcome = ask(first, "POST", "/decisions", 201, json=body)
     assert (outcome["decided"], len(outcome["proposed"])) == ([], 2)
-    proposals = ask(program, "GET", f"/cases/{case_id}", 200)["proposals"]
-    assert {proposal["analyst"] for proposal in proposals.values()} == {"analyst"}
+    proposals = ask(second, "GET", f"/cases/{case_id}", 200)["proposals"].values()
+    assert {proposal["analyst"] for proposal in proposals} == {"one"}
+    confirm, refuse = [f"/proposals/{proposal['id']}" for proposal in proposals]
+    assert "second" in ask(first, "POST", f"{confirm}/confirm", 409, json={})["detail"]
+    number = ask(second, "POST", f"{confirm}/confirm", 201, json={})["decision_id"]
+    ask(second, "POST", f"{refuse}/refuse", 204, json={"note": "<b>no</b>"})
+    for path in (confirm, refuse):
+        for answer in ("confirm", "refuse"):
+            ask(second, "POST", f"{path}/{answer}", 409, json={"note": "again"})
+    (decision,) = ask(first, "GET", "/decisions", 200)["decisions"]
+    told = [decision[name] for name in ("id", "analyst", "proposed_by", "verdict", "note")]
+    assert told == [number, "other", "one", "fraud", "odd"]
+    case = ask(first, "GET", f"/cases/{case_id}", 200)
+    assert (case["proposals"], case["summary"]["waiting_count"]) == ({}, 1)
+
+
+@pytest.mark.parametrize("answer", ["confirm", "refuse"])
+def test_answer_to_no_proposal_is_not_found_and_one_that_breaks_a_rule_refused(program, answer):
+    ask(program, "POST", f"/proposals/{HUGE - 1}/{answer}", 404, json={})
+    ask(program, "POST", f"/proposals/{HUGE}/{answer}", 422, json={})
+    for body in ({"note": "n" * 4001}, {"note": "a\0b"}, {"analyst": "other"}, []):
+        ask(program, "POST", f"/proposals/1/{answer}", 422, json=body)
+    ask(program, "POST", f"/proposals/1/{answer}", 422)
 
 
 def test_the_feed_gives_each_change_once_with_its_alert(queue, program):

@@ -561,6 +561,15 @@ def test_decisions_recorded_before_add_nothing_and_make_no_snapshot(labels, deci
     assert labels.truth(datetime.now(UTC)) == {"t0115-0": False}
 
 
+def test_settled_verdicts_that_a_later_one_follows_become_no_labels(labels, decided):
+    for number, verdicts in ((1, ("fraud", "unsure")), (2, ("genuine", "fraud"))):
+        for verdict in verdicts:
+            decided.decide(number, verdict, "ann")
+    settled = decided.decisions(settled_before=decided.settled_before())
+    assert record_decisions(labels.lake, settled) == 1
+    assert labels.truth(datetime.now(UTC)) == {"t0115-1": True}
+
+
 def test_decisions_of_one_moment_are_all_recorded_and_the_later_of_an_alert_counts(labels):
     def decision(number, transaction, verdict):
         said = (number, 1, 1, transaction, DAY, "account 0", "shop 0", verdict, "ann", "")

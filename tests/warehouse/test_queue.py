@@ -263,6 +263,34 @@ def test_decisions_settle_in_their_order_and_those_taken_back_never_do(queue_url
         assert [d.id for d in queue.decisions() if d.is_retracted] == [2]
 
 
+def test_settled_decisions_are_those_that_no_later_one_follows(queue_url):
+    now = [NOON]
+    with Queue.open(queue_url, create=True, clock=lambda: now[0]) as queue:
+        queue.enqueue(DAY, "nightly", [new_alert(n) for n in range(4)])
+        for number, verdicts in ((1, ["fraud", "unsure"]), (2, ["fraud", "genuine"])):
+            for verdict in verdicts:
+                queue.decide(number, verdict, "ana")
+        for verdict in ("genuine", "fraud"):
+            queue.decide(3, verdict, "ana")
+        retract_decision(queue, queue.last_decision(), "ana")
+        queue.decide(4, "fraud", "ana")
+        now[0] += timedelta(minutes=1)
+        queue.decide(4, "unsure", "ana")
+        now[0] = NOON + UNDO_WINDOW + timedelta(seconds=1)
+
+        def settled(after=0):
+            found = queue.decisions(after=after, settled_before=queue.settled_before())
+            return [(decision.alert_id, decision.verdict) for decision in found]
+
+        kept = [(1, "unsure"), (2, "genuine"), (3, "genuine"), (4, "fraud")]
+        assert settled() == kept, "the newest one on the fourth may still be taken back"
+        assert settled(after=7) == []
+        now[0] += timedelta(minutes=1)
+        assert settled() == [*kept[:3], (4, "unsure")]
+        assert settled(after=7) == [(4, "unsure")]
+        assert len(queue.decisions()) == 8
+
+
 def test_settled_moment_waits_for_a_retraction_that_is_being_written(tmp_path):
     with Queue.open(tmp_path / "queue.sqlite", create=True) as queue:
         queue.enqueue(DAY, "nightly", [new_alert(0)])

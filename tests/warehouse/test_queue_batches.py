@@ -3,8 +3,8 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 
 from warehouse.queue import NewAlert, Queue
-from warehouse.queue_batches import read_last_batch, read_waiting
-from warehouse.queue_decisions import Verdict, decide_alerts
+from warehouse.queue_batches import fingerprint, read_batch, read_last_batch, read_waiting
+from warehouse.queue_decisions import Verdict, decide_alerts, refuse_proposal
 from warehouse.queue_retractions import retract_decision
 
 DAY = date(2026, 3, 20)
@@ -59,13 +59,38 @@ def test_waiting_alerts_leave_out_what_is_decided_and_say_what_is_proposed(queue
     )
     case_ids = sorted({alert.case_id for alert in queue.alerts_of_day(DAY)})
     found = read_waiting(queue, case_ids)
-    assert [(each.alert_id, each.is_proposed) for each in found] == [
-        (second, False),
-        (third, True),
-        (other, False),
+    assert [[(each.alert_id, each.is_proposed) for each in found[n]] for n in case_ids] == [
+        [(second, False), (third, True)],
+        [(other, False)],
     ]
-    assert [(each.alert_count, each.waiting_count) for each in found] == [(3, 2), (3, 2), (1, 1)]
-    assert read_waiting(queue, []) == ()
+    assert {(each.alert_count, each.amount_at_risk) for each in found[case_ids[0]]} == {(3, 520.0)}
+    assert read_waiting(queue, []) == {}
+
+
+def test_fingerprint_changes_with_the_alerts_though_the_figures_stay(queue):
+    first, second, _ = seed(queue, [20, 20, 20])
+    (case_id,) = {alert.case_id for alert in queue.alerts_of_day(DAY)}
+
+    def prints():
+        alerts = read_waiting(queue, [case_id])[case_id]
+        return fingerprint(queue.case(case_id).summary, alerts), fingerprint(alerts[0], alerts)
+
+    assert len(set(prints())) == 1
+    (number,) = decide_alerts(queue, [Verdict(first, "genuine")], "ada").decided
+    without_first = prints()
+    decide_alerts(queue, [Verdict(second, "genuine")], "ben")
+    retract_decision(queue, number, "ada")
+    assert queue.case(case_id).summary.waiting_count == 2
+    assert not set(prints()) & set(without_first)
+
+
+def test_fingerprint_fits_no_figures_of_an_earlier_moment(queue):
+    first, *_ = seed(queue, [20, 30, 40])
+    (case_id,) = {alert.case_id for alert in queue.alerts_of_day(DAY)}
+    shown = queue.case(case_id).summary
+    decide_alerts(queue, [Verdict(first, "genuine")], "ben")
+    alerts = read_waiting(queue, [case_id])[case_id]
+    assert fingerprint(shown, alerts) != fingerprint(alerts[0], alerts)
 
 
 def test_last_batch_is_what_was_decided_in_one_go(queue, clock):
@@ -87,3 +112,34 @@ def test_batch_ends_with_the_time_to_take_it_back(queue, clock):
     decide_alerts(queue, [Verdict(first, "fraud")], "ada")
     clock.now += timedelta(minutes=5)
     assert read_last_batch(queue, "ada") == ()
+
+
+def test_batch_is_that_of_a_decision_though_a_later_one_was_made(queue, clock):
+    first, second, third, _ = seed(queue, [10, 20, 30, 40])
+    outcome = decide_alerts(queue, [Verdict(first, "fraud"), Verdict(second, "fraud")], "ada")
+    clock.now += timedelta(seconds=1)
+    decide_alerts(queue, [Verdict(third, "genuine")], "ada")
+    for number in outcome.decided:
+        assert {each.alert_id for each in read_batch(queue, number, "ada")} == {first, second}
+        assert read_batch(queue, number, "ben") == ()
+    retract_decision(queue, outcome.decided[0], "ada")
+    assert [each.alert_id for each in read_batch(queue, outcome.decided[1], "ada")] == [second]
+    clock.now += timedelta(minutes=5)
+    assert read_batch(queue, outcome.decided[1], "ada") == ()
+
+
+def test_no_batch_is_the_last_act_once_something_was_proposed_after_it(queue, clock):
+    first, second, *_ = seed(queue, [10, 500, 500])
+    decide_alerts(queue, [Verdict(first, "fraud")], "ada")
+    clock.now += timedelta(seconds=1)
+    decide_alerts(queue, [Verdict(second, "fraud")], "ada", second_above=99)
+    assert read_last_batch(queue, "ada") == ()
+    refuse_proposal(queue, 1, "ada", "")
+    assert [each.alert_id for each in read_last_batch(queue, "ada")] == [first]
+
+
+def test_batch_that_was_decided_and_proposed_in_one_go_can_be_taken_back(queue):
+    first, second, *_ = seed(queue, [10, 500])
+    verdicts = [Verdict(first, "fraud"), Verdict(second, "fraud")]
+    decide_alerts(queue, verdicts, "ada", second_above=99)
+    assert [each.alert_id for each in read_last_batch(queue, "ada")] == [first]

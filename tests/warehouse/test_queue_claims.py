@@ -14,7 +14,8 @@ from warehouse.queue_claims import claim_case, next_case, release_case, snooze_c
 from warehouse.queue_decisions import Verdict, decide_alerts
 from warehouse.queue_records import ConflictError, NotInQueueError
 from warehouse.queue_search import CaseFilter
-from warehouse.queue_tables import CASES
+from warehouse.queue_tables import AUDIT_EVENTS, CASES
+from warehouse.suppressions import suppress
 
 DAY = date(2026, 3, 2)
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
@@ -136,6 +137,11 @@ def test_next_case_spares_whoever_proposed_all_that_waits(queue):
     assert next_case(queue, "ben", CaseFilter(state="second"), minutes=15) == number["a2"]
 
 
+def test_next_case_by_a_rank_that_is_none_is_refused(queue):
+    with pytest.raises(UserError, match="expected rank to be one of priority, expected_loss"):
+        next_case(queue, "ana", ANY, rank="luck", minutes=15)
+
+
 def test_snooze_gives_the_claim_back_and_can_be_undone(queue):
     claim_case(queue, 1, "ana", minutes=15)
     snooze_case(queue, 1, "ana", date(2026, 3, 4))
@@ -146,6 +152,40 @@ def test_snooze_gives_the_claim_back_and_can_be_undone(queue):
     assert queue.case(1).summary.snoozed_until is None
     kinds = [(c.kind, c.details.get("until")) for c in work_changes(queue)][1:]
     assert kinds == [("case_snoozed", "2026-03-04"), ("case_snoozed", None)]
+
+
+def test_new_alerts_wake_their_case_and_the_same_day_again_does_not(queue):
+    number = ids(queue)
+    for account in ("a1", "a2"):
+        snooze_case(queue, number[account], "ana", date(2026, 3, 9))
+    later = [new_alert(7, account="a1"), new_alert(8, account="a0")]
+    queue.enqueue(DAY + timedelta(1), "nightly", later)
+    with queue.database.read() as connection:
+        until = dict(connection.execute(select(CASES.c.account_id, CASES.c.snoozed_until)).all())
+    assert until == {"a0": None, "a1": None, "a2": date(2026, 3, 9)}
+    woken = work_changes(queue)[-1]
+    assert (woken.kind, woken.case_id, woken.actor, woken.details) == (
+        "case_snoozed",
+        number["a1"],
+        "nightwarden",
+        {"until": None, "note": ""},
+    )
+    snoozed = select(AUDIT_EVENTS.c.subject, AUDIT_EVENTS.c.actor, AUDIT_EVENTS.c.details)
+    with queue.database.read() as connection:
+        found = connection.execute(snoozed.where(AUDIT_EVENTS.c.action == "snooze")).all()
+    assert tuple(found[-1]) == (f"case {number['a1']}", "nightwarden", woken.details)
+    snooze_case(queue, number["a1"], "ana", date(2026, 3, 9))
+    assert queue.enqueue(DAY + timedelta(1), "nightly", later).added == 0
+    assert queue.case(number["a1"]).summary.snoozed_until == date(2026, 3, 9)
+    assert queue.verify_audit() is None
+
+
+def test_alerts_that_are_suppressed_wake_no_case(queue):
+    number = ids(queue)["a1"]
+    snooze_case(queue, number, "ana", date(2026, 3, 9))
+    suppress(queue, "account", "a1", date(2026, 4, 1), "known", "ana")
+    assert queue.enqueue(DAY, "nightly", [new_alert(7, account="a1")]).suppressed == 1
+    assert queue.case(number).summary.snoozed_until == date(2026, 3, 9)
 
 
 @pytest.mark.parametrize("until", [date(2026, 3, 3), date(2020, 1, 1), date(2027, 3, 4)])

@@ -21,6 +21,7 @@ from warehouse.queue_decisions import (
     retract_decision,
 )
 from warehouse.queue_records import ConflictError, NotInQueueError
+from warehouse.queue_retractions import retract_decisions
 from warehouse.queue_tables import AUDIT_EVENTS, DECISIONS
 
 DAY = date(2026, 3, 2)
@@ -83,6 +84,14 @@ def events(queue, action):
     statement = statement.where(AUDIT_EVENTS.c.action == action)
     with queue.database.read() as connection:
         return [tuple(row) for row in connection.execute(statement)]
+
+
+def propose(queue, alert, verdict, analyst):
+    """Say what needs a second analyst, and give the proposal's number."""
+    standing = {d.alert_id: d.id for d in queue.case(1).decisions if not d.is_retracted}
+    said = [Verdict(alert, verdict, seen=standing.get(alert))]
+    (number,) = decide_alerts(queue, said, analyst, second_above=500.0).proposed
+    return number
 
 
 def verdicts_of(queue):
@@ -169,9 +178,13 @@ def test_verdict_on_what_looks_different_by_now_is_refused(queue):
 def test_a_decision_wakes_a_sleeping_case(queue):
     snooze_case(queue, 1, "ana", date(2026, 3, 9))
     before = last_change(queue)
-    decide_alerts(queue, [Verdict(1, "fraud")], "ana")
+    decide_alerts(queue, [Verdict(1, "fraud")], "ben")
     assert queue.case(1).summary.snoozed_until is None
     assert [kind for kind, *_ in kinds(queue, before)] == ["decision_made", "case_snoozed"]
+    assert events(queue, "snooze") == [
+        ("case 1", "ana", {"until": "2026-03-09", "note": ""}),
+        ("case 1", "ben", {"until": None, "note": ""}),
+    ]
 
 
 def test_large_amount_waits_for_a_second_analyst(queue):
@@ -189,19 +202,23 @@ def test_large_amount_waits_for_a_second_analyst(queue):
         "decision_made",
         "case_released",
     ]
+    assert events(queue, "release") == [("case 1", "ana", {"claimed_by": "ana"})]
     with pytest.raises(ConflictError, match="called fraud by ana and waits for a second"):
         decide_alerts(queue, [Verdict(2, "genuine")], "ben", second_above=500.0)
     for name in ("ana", "ANA"):
         with pytest.raises(ConflictError, match="by you"):
-            confirm_proposal(queue, 2, name)
-    decided = confirm_proposal(queue, 2, "ben")
+            confirm_proposal(queue, proposal.id, name)
+    decided = confirm_proposal(queue, proposal.id, "ben")
     found = {d.id: d for d in queue.case(1).decisions}[decided]
     assert (found.analyst, found.proposed_by, found.note) == ("ben", "ana", "look")
     summary = queue.case(1).summary
     assert (summary.state, summary.awaits_second) == ("closed", False)
     assert changes(queue)[-2].details["proposed_by"] == "ana"
-    with pytest.raises(ConflictError, match="no second analyst"):
-        confirm_proposal(queue, 2, "eve")
+    details = {"case_id": 1, "verdict": "fraud", "note": "look", "closes_case": True}
+    details |= {"proposed_by": "ana", "proposal_id": proposal.id}
+    assert ("alert 2", "ben", details) in events(queue, "decide")
+    with pytest.raises(ConflictError, match="called alert 2 fraud was taken back or answered"):
+        confirm_proposal(queue, proposal.id, "eve")
     assert queue.verify_audit() is None
 
 
@@ -213,8 +230,8 @@ def test_unsure_and_small_amounts_need_no_second_analyst(queue):
 
 @pytest.mark.parametrize(("who", "outcome"), [("Ana", "withdrawn"), ("ben", "refused")])
 def test_refused_proposal_leaves_the_alert_waiting(queue, who, outcome):
-    decide_alerts(queue, [Verdict(2, "fraud")], "ana", second_above=500.0)
-    refuse_proposal(queue, 2, who, "no")
+    number = propose(queue, 2, "fraud", "ana")
+    refuse_proposal(queue, number, who, "no")
     assert open_proposals(queue, 1) == {}
     summary = queue.case(1).summary
     assert (summary.awaits_second, summary.waiting_count) == (False, 2)
@@ -224,31 +241,92 @@ def test_refused_proposal_leaves_the_alert_waiting(queue, who, outcome):
         who,
         outcome,
     )
-    assert decide_alerts(queue, [Verdict(2, "genuine")], "eve", second_above=500.0).proposed
+    action = {"withdrawn": "withdraw", "refused": "refuse"}[outcome]
+    assert events(queue, action) == [("alert 2", who, newest.details)]
+    assert propose(queue, 2, "genuine", "eve")
+
+
+def test_confirmation_is_of_the_proposal_that_was_seen_and_of_no_other(queue):
+    seen = propose(queue, 2, "fraud", "ana")
+    refuse_proposal(queue, seen, "ana", "the wrong key")
+    opposite = propose(queue, 2, "genuine", "ana")
+    before = last_change(queue)
+    for act in (
+        lambda: confirm_proposal(queue, seen, "ben"),
+        lambda: refuse_proposal(queue, seen, "ben", ""),
+    ):
+        with pytest.raises(ConflictError, match="called alert 2 fraud was taken back or answered"):
+            act()
+    assert kinds(queue, before) == []
+    assert open_proposals(queue, 1)[2].id == opposite
+    for number in (99, 2**70):
+        with pytest.raises(NotInQueueError, match=f"number of a proposal.*{number}"):
+            confirm_proposal(queue, number, "ben")
+        with pytest.raises(NotInQueueError):
+            refuse_proposal(queue, number, "ben", "")
+    confirm_proposal(queue, opposite, "ben")
+    assert verdicts_of(queue)[2] == "genuine"
+
+
+def test_unsure_cannot_end_alone_what_two_analysts_agreed_on(queue):
+    confirmed = confirm_proposal(queue, propose(queue, 2, "fraud", "ana"), "ben")
+    before = last_change(queue)
+    said = [Verdict(1, "fraud"), Verdict(2, "unsure", seen=confirmed)]
+    with pytest.raises(UserError, match="say fraud or genuine, and a second analyst must"):
+        decide_alerts(queue, said, "eve", second_above=500.0)
+    assert kinds(queue, before) == []
+    outcome = decide_alerts(
+        queue, [Verdict(2, "genuine", seen=confirmed)], "eve", second_above=500.0
+    )
+    assert (outcome.decided, len(outcome.proposed)) == ((), 1)
+    assert verdicts_of(queue)[2] == "fraud"
+
+
+def test_unsure_may_follow_what_needed_no_second_analyst(queue):
+    (small,) = decide_alerts(queue, [Verdict(1, "fraud")], "ana", second_above=500.0).decided
+    (unsure,) = decide_alerts(queue, [Verdict(2, "unsure")], "ana", second_above=500.0).decided
+    said = [Verdict(1, "unsure", seen=small), Verdict(2, "unsure", seen=unsure)]
+    assert len(decide_alerts(queue, said, "ben", second_above=500.0).decided) == 2
 
 
 def test_proposer_s_claim_is_no_obstacle_to_the_second_and_a_third_s_is(queue):
-    decide_alerts(queue, [Verdict(2, "fraud")], "ana", second_above=500.0)
+    number = propose(queue, 2, "fraud", "ana")
     claim_case(queue, 1, "eve", minutes=15)
     for act in (
-        lambda: confirm_proposal(queue, 2, "ben"),
-        lambda: refuse_proposal(queue, 2, "ben", ""),
+        lambda: confirm_proposal(queue, number, "ben"),
+        lambda: refuse_proposal(queue, number, "ben", ""),
     ):
         with pytest.raises(ConflictError, match="claimed by eve"):
             act()
-    refuse_proposal(queue, 2, "eve", "")
-    decide_alerts(queue, [Verdict(2, "fraud")], "eve", second_above=500.0)
+    refuse_proposal(queue, number, "eve", "")
+    number = propose(queue, 2, "fraud", "eve")
     assert queue.case(1).summary.claimed_by == "eve"
-    confirm_proposal(queue, 2, "ben")
+    confirm_proposal(queue, number, "ben")
+
+
+def test_claim_of_who_confirms_one_of_two_is_kept(queue):
+    said = [Verdict(1, "fraud"), Verdict(2, "fraud")]
+    first, second = decide_alerts(queue, said, "ana", second_above=5.0).proposed
+    claim_case(queue, 1, "ben", minutes=15)
+    confirm_proposal(queue, first, "ben")
+    assert queue.case(1).summary.claimed_by == "ben"
+    confirm_proposal(queue, second, "ben")
+    assert queue.case(1).summary.state == "closed"
 
 
 def test_verdict_without_a_look_withdraws_what_was_proposed(queue):
-    decide_alerts(queue, [Verdict(2, "fraud")], "ana", second_above=500.0)
+    number = propose(queue, 2, "fraud", "ana")
+    before = last_change(queue)
     with queue.database.write() as connection:
         record_verdicts(connection, NOON, [Verdict(2, "genuine")], "ben")
     assert open_proposals(queue, 1) == {}
     assert verdicts_of(queue)[2] == "genuine"
     assert not queue.case(1).summary.awaits_second
+    refused, made = changes(queue, before)
+    assert (refused.kind, made.kind) == ("decision_refused", "decision_made")
+    ((subject, actor, details),) = events(queue, "withdraw")
+    assert (subject, actor, details) == ("alert 2", "ben", refused.details)
+    assert (details["proposal_id"], details["proposed_by"]) == (number, "ana")
 
 
 def test_retraction_opens_the_case_again(queue, clock):
@@ -275,7 +353,9 @@ def test_retraction_moves_the_alert_where_the_account_has_another_open_case(queu
     there, here = queue.case(third).summary, queue.case(1).summary
     assert (there.alert_count, there.waiting_count, there.last_event_date) == (2, 2, DAY)
     assert (here.state, here.alert_count, here.amount) == ("closed", 1, 900.0)
+    snooze_case(queue, third, "ana", date(2026, 3, 9))
     retract_decision(queue, decided[1], "ana")
+    assert queue.case(third).summary.snoozed_until is None, "what waits again is not put off"
     emptied = queue.case(1)
     assert (emptied.summary.state, emptied.summary.alert_count, emptied.alerts) == (
         "closed",
@@ -306,6 +386,14 @@ def test_retraction_by_another_needs_a_lead_and_none_may_after_the_window(queue,
     for number in (99, 2**70):
         with pytest.raises(NotInQueueError):
             retract_decision(queue, number, "ana")
+
+
+@pytest.mark.parametrize("numbers", [[], [1, 1]])
+def test_retraction_of_nothing_or_of_one_twice_is_refused(queue, numbers):
+    decide_alerts(queue, [Verdict(3, "fraud")], "ana")
+    with pytest.raises(UserError, match="expected decisions, each once"):
+        retract_decisions(queue, numbers, "ana")
+    assert verdicts_of(queue)[3] == "fraud"
 
 
 def test_two_analysts_at_the_same_moment_one_decides(queue):

@@ -21,7 +21,7 @@ from warehouse.queue_decisions import (
     retract_decision,
 )
 from warehouse.queue_records import ConflictError, NotInQueueError
-from warehouse.queue_tables import ALERTS, CASES, DECISIONS, PROPOSALS, RETRACTIONS
+from warehouse.queue_tables import ALERTS, AUDIT_EVENTS, CASES, DECISIONS, PROPOSALS, RETRACTIONS
 
 DAY = date(2026, 3, 2)
 NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
@@ -62,7 +62,7 @@ def last_change(queue):
 
 ACTIONS = (
     *("claim", "decide", "decide", "redecide", "propose", "confirm", "refuse"),
-    *("retract", "retract", "snooze", "enqueue", "wait"),
+    *("retract", "retract", "snooze", "enqueue", "wait", "say"),
 )
 STEPS = st.tuples(
     st.sampled_from(ACTIONS), st.sampled_from(["ana", "ben", "ANA"]), st.integers(0, 40)
@@ -73,7 +73,8 @@ ALLOWED = {
     "propose": {"decision_proposed", "case_snoozed", "case_released"},
     "confirm": {"decision_made", "case_closed", "case_snoozed", "case_released"},
     "refuse": {"decision_refused"},
-    "retract": {"decision_retracted", "case_reopened", "alert_moved"},
+    "say": {"decision_refused", "decision_made", "case_closed", "case_snoozed", "case_released"},
+    "retract": {"decision_retracted", "case_reopened", "alert_moved", "case_snoozed"},
     "snooze": {"case_snoozed"},
 }
 FIRST = {
@@ -82,8 +83,22 @@ FIRST = {
     "propose": "decision_proposed",
     "confirm": "decision_made",
     "refuse": "decision_refused",
+    "say": "decision_made",
     "retract": "decision_retracted",
     "snooze": "case_snoozed",
+}
+
+
+AUDITED = {
+    "alert_moved": "move",
+    "case_claimed": "claim",
+    "case_released": "release",
+    "case_reopened": "reopen",
+    "case_snoozed": "snooze",
+    "decision_made": "decide",
+    "decision_proposed": "propose",
+    "decision_refused": "refuse",
+    "decision_retracted": "retract",
 }
 
 
@@ -125,6 +140,8 @@ class _Desk:
             above = 1.0 if action == "propose" else None
             said = [Verdict(alert, "fraud", seen=seen)]
             decide_alerts(self.queue, said, analyst, second_above=above)
+        elif action == "say":  # without a look at what is there
+            self.queue.decide(alert, "genuine", analyst)
         elif action == "confirm":
             confirm_proposal(self.queue, self.proposed(pick), analyst)
         elif action == "refuse":
@@ -135,8 +152,8 @@ class _Desk:
         return True
 
     def proposed(self, pick):
-        waiting = self.rows(PROPOSALS.c.alert_id, PROPOSALS.c.outcome)
-        found = [alert for alert, outcome in waiting if outcome is None]
+        made = self.rows(PROPOSALS.c.id, PROPOSALS.c.outcome)
+        found = [number for number, outcome in made if outcome is None]
         return found[pick % len(found)] if found else 1
 
     def rows(self, *columns):
@@ -176,7 +193,25 @@ class _Desk:
             assert case.awaits_second == any(a.id in proposed for a in mine)
             assert waiting or (case.claimed_by, case.snoozed_until) == (None, None)
         self.check_verdicts(standing)
+        self.check_audit()
         assert self.queue.verify_audit() is None
+
+    def check_audit(self):
+        """Each change that is work has its one event, by the same person, on the same thing."""
+        told = Counter()
+        for change in changes(self.queue):
+            if action := AUDITED.get(change.kind):
+                is_case = change.alert_id is None
+                subject = f"case {change.case_id}" if is_case else f"alert {change.alert_id}"
+                told[change.actor, action, subject] += 1
+        columns = ("actor", "action", "subject")
+        found = Counter(self.rows(*(AUDIT_EVENTS.c[name] for name in columns)))
+        own = {"withdraw": "refuse"}
+        written = Counter()
+        for (actor, action, subject), times in found.items():
+            if action != "enqueue":
+                written[actor, own.get(action, action), subject] += times
+        assert told == written
 
     def check_verdicts(self, standing):
         said = dict(self.rows(DECISIONS.c.id, DECISIONS.c.verdict))

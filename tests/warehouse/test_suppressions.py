@@ -146,6 +146,16 @@ def test_queued_alerts_stay_when_their_account_is_suppressed(queue):
         (("acount", "a1", NEXT_WEEK, "why"), UserError, "got 'acount'"),
         (("account", " ", NEXT_WEEK, "why"), UserError, "empty"),
         (("account", "a1", NEXT_WEEK, " "), UserError, "reason"),
+        (("account", "a\0", NEXT_WEEK, "why"), UserError, "the account's id of readable"),
+        (
+            ("merchant", "m\ud800", NEXT_WEEK, ""),
+            UserError,
+            r"readable characters, got 'm\\ud800'",
+        ),
+        (("account", "a1", NEXT_WEEK, "why \0"), UserError, "a reason of readable"),
+        (("account", "a1", NEXT_WEEK, "\udfff"), UserError, "a reason of readable"),
+        (("account", "a" * 301, NEXT_WEEK, "why"), UserError, "at most 300 letters, got 301"),
+        (("account", "a1", NEXT_WEEK, "w" * 2001), UserError, "at most 2000 letters, got 2001"),
         (("account", "a1", TODAY, "why"), UserError, "after 2026-03-03"),
         (("account", "a1", TODAY + timedelta(366), "why"), UserError, "not after 2027-03-03"),
         (("account", "held", NEXT_WEEK, "why"), ConflictError, "lea has suppressed account held"),
@@ -159,9 +169,16 @@ def test_suppression_without_sense_is_refused(queue, wish, error, message):
     assert contents(queue) == before
 
 
-def test_lifting_an_unknown_suppression_says_so(queue):
-    with pytest.raises(NotInQueueError, match="got 7"):
-        lift_suppression(queue, 7, "lea")
+def test_longest_texts_are_kept_whole(queue):
+    suppress(queue, "account", " " + "ä" * 300, NEXT_WEEK, "ö" * 2000 + "\n", "lea")
+    (found,) = list_suppressions(queue)
+    assert (found.value, found.reason) == ("ä" * 300, "ö" * 2000)
+
+
+@pytest.mark.parametrize("number", [7, 2**70])
+def test_lifting_an_unknown_suppression_says_so(queue, number):
+    with pytest.raises(NotInQueueError, match=f"got {number}"):
+        lift_suppression(queue, number, "lea")
 
 
 RUNS = count()

@@ -1,11 +1,12 @@
 """Deciding with keys, taking back, and deciding many at once; checked in the database."""
 
 from collections import Counter
+from datetime import timedelta
 
 import pytest
 from playwright.sync_api import expect
 
-from tests.desk.conftest import DAY, seed
+from tests.desk.conftest import DAY, new_alert, seed
 
 pytestmark = pytest.mark.browser
 
@@ -118,6 +119,82 @@ def test_bulk_decision_asks_first(queue, sign_in_as):
         {"genuine": 2},
         {None: 2},
     ]
+
+
+def join_case(queue, case_id, amount):
+    """Let a later night add an alert to a case."""
+    day = DAY + timedelta(days=1)
+    account = queue.case(case_id).summary.account_id
+    queue.enqueue(day, "nightly", [new_alert(1000, account=account, day=day, amount=amount)])
+
+
+def test_key_decides_no_alert_that_joined_and_shows_what_waits_now(queue, sign_in_as):
+    (case_id,) = seed(queue, 1, alerts_each=1, amount=20.0)
+    page = sign_in_as("analyst")
+    page.goto("/queue?rank=amount")
+    current_case(page)
+    join_case(queue, case_id, 900.0)
+    page.keyboard.press("g")
+    expect(page.locator("#messages")).to_contain_text("nothing was decided: now 2 alerts")
+    expect(page.locator(f"#case-{case_id} .strong")).to_have_text("920.00")
+    expect(page.locator("#messages")).to_contain_text("nothing was decided")
+    assert verdicts(queue, case_id) == {None: 2}
+    assert current_case(page) == case_id
+    page.keyboard.press("g")
+    expect(page.locator("tr[data-case]")).to_have_count(0)
+    assert verdicts(queue, case_id) == {"genuine": 2}
+
+
+def test_dialog_decides_no_alert_that_joined_while_it_was_open(queue, sign_in_as):
+    (case_id,) = seed(queue, 1, alerts_each=1, amount=20.0)
+    page = sign_in_as("analyst")
+    page.goto("/queue")
+    page.keyboard.press("x")
+    page.keyboard.press("f")
+    expect(page.locator("#confirm")).to_contain_text("1 alert in 1 case")
+    join_case(queue, case_id, 900.0)
+    page.locator("#confirm").get_by_role("button", name="Fraud").click()
+    expect(page.locator("#main")).to_contain_text("Nothing was decided")
+    expect(page.locator("#main")).to_contain_text("920.00")
+    assert verdicts(queue, case_id) == {None: 2}
+    page.get_by_role("button", name="decide 2 alerts").click()
+    expect(page.locator("#messages")).to_contain_text("closed: fraud")
+    assert verdicts(queue, case_id) == {"fraud": 2}
+
+
+def test_verdict_changes_by_keys_only_once_that_is_opened(queue, clock, sign_in_as):
+    (case_id,) = seed(queue, 1, alerts_each=1)
+    queue.decide(queue.case(case_id).alerts[0].id, "fraud", "grace")
+    clock.advance(minutes=6)
+    page = sign_in_as("analyst", "ada")
+    page.goto(f"/cases/{case_id}")
+    page.keyboard.press("g")
+    expect(page.get_by_role("button", name="Genuine (g)")).to_have_count(0)
+    page.keyboard.press("v")
+    expect(page.get_by_role("button", name="Genuine (g)")).to_be_visible()
+    assert verdicts(queue, case_id) == {"fraud": 1}
+    page.keyboard.press("g")
+    expect(page.locator("#messages")).to_contain_text("closed: genuine")
+    assert verdicts(queue, case_id) == {"genuine": 1}
+
+
+@pytest.mark.parametrize("desk_settings", [{"second_above": 100.0}])
+def test_keys_refuse_and_confirm_what_another_said(queue, sign_in_as):
+    (case_id,) = seed(queue, 1, amount=900.0)
+    first, second = sign_in_as("analyst", "ada"), sign_in_as("analyst", "grace")
+    first.goto(f"/cases/{case_id}")
+    first.keyboard.press("Shift+F")
+    expect(first.locator("article.is-proposed")).to_have_count(2)
+    first.keyboard.press("y")
+    second.goto(f"/cases/{case_id}")
+    second.keyboard.press("r")
+    expect(second.locator("article.is-proposed")).to_have_count(1)
+    expect(second.locator("article.is-current")).to_be_focused()  # the page has settled
+    second.locator("article.is-proposed").click()
+    second.keyboard.press("y")
+    expect(second.locator("#messages")).to_contain_text("1 alert of case")
+    assert verdicts(queue, case_id) == {"fraud": 1, None: 1}
+    assert [said.analyst for said in queue.case(case_id).decisions] == ["grace"]
 
 
 @pytest.mark.parametrize("desk_settings", [{"second_above": 100.0}])

@@ -36,6 +36,12 @@ def test_sign_in_leads_to_the_page_that_was_asked_for(queue, new_page):
     expect(page.get_by_label("Password")).to_be_visible()
 
 
+def test_sign_in_form_is_no_taller_than_it_needs_to_be(new_page):
+    page = new_page()
+    page.goto("/sign-in")
+    assert page.get_by_role("button", name="Sign in").bounding_box()["height"] < 50
+
+
 @pytest.mark.usefixtures("ada")
 def test_wrong_password_is_told_and_lets_nobody_in(new_page):
     page = new_page()

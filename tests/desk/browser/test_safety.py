@@ -131,6 +131,23 @@ def overhang(page):
     )
 
 
+@pytest.mark.parametrize("width", [400, 640, 701, 768, 1060, 1061, 1280])
+def test_menus_open_inside_the_window(queue, sign_in_as, width):
+    (case_id,) = seed(queue, 1, alerts_each=1)
+    queue.decide(queue.case(case_id).alerts[0].id, "fraud", "ada")
+    (waiting,) = seed(queue, 1)
+    page = sign_in_as("lead", viewport={"width": width, "height": 800})
+    addresses = ["/queue", f"/cases/{case_id}", f"/cases/{waiting}"]
+    for address in addresses:
+        page.goto(address)
+        page.locator("summary", has_text=re.compile("^(More|Put off)")).click()
+        panel = page.locator("details[open] > .panel")
+        expect(panel).to_be_visible()
+        box = panel.bounding_box()
+        assert box["x"] >= 0, address
+        assert box["x"] + box["width"] <= width, address
+
+
 def test_every_field_and_button_can_be_reached_by_tab(pages, sign_in_as):
     page = sign_in_as("analyst")
     page.goto(pages["case"])

@@ -7,9 +7,22 @@ import pytest
 from playwright.sync_api import expect
 
 from tests.desk.conftest import NOON, seed
-from warehouse.queue_claims import snooze_case
+from warehouse.queue_claims import claim_case, snooze_case
 
 pytestmark = pytest.mark.browser
+
+
+@pytest.mark.parametrize("height", [400, 800])
+def test_refusal_is_seen_without_scrolling(queue, sign_in_as, height):
+    (case_id,) = seed(queue, 1)
+    claim_case(queue, case_id, "ada", minutes=15)
+    page = sign_in_as("analyst", "grace", viewport={"width": 640, "height": height})
+    for address in (f"/cases/{case_id}", "/queue"):
+        page.goto(address)
+        page.keyboard.press("f")
+        message = page.locator("#messages .error")
+        expect(message).to_contain_text("claimed by ada")
+        expect(message).to_be_in_viewport(ratio=1)
 
 
 def test_claimed_case_cannot_be_decided_by_another(queue, sign_in_as):
@@ -83,6 +96,26 @@ def test_snoozed_case_sleeps_until_its_day(queue, clock, sign_in_as):
     page = sign_in_as("analyst")
     page.goto("/queue")
     expect(page.locator(f"#case-{case_id}")).to_be_visible()
+
+
+def test_keys_claim_release_and_put_off(queue, sign_in_as):
+    (case_id,) = seed(queue, 1)
+    page = sign_in_as("analyst")
+    page.goto(f"/cases/{case_id}")
+    page.keyboard.press("c")
+    expect(page.get_by_role("button", name="Release")).to_be_visible()
+    expect(page.locator("article.is-current")).to_be_focused()
+    page.keyboard.press("c")
+    expect(page.get_by_role("button", name="Claim")).to_be_visible()
+    expect(page.locator("article.is-current")).to_be_focused()  # the page has settled
+    page.keyboard.press("s")
+    expect(page.get_by_label("Snooze until")).to_be_focused()
+    page.keyboard.press("Escape")
+    expect(page.get_by_label("Snooze until")).not_to_be_visible()
+    page.keyboard.press("s")
+    page.keyboard.press("Enter")
+    expect(page.locator("#messages")).to_contain_text("Snoozed")
+    assert queue.case(case_id).summary.snoozed_until == NOON.date() + timedelta(days=1)
 
 
 def test_snoozed_case_can_be_woken_up(queue, sign_in_as):
