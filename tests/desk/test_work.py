@@ -484,7 +484,7 @@ def test_words_of_an_error_end_before_the_advice_begins(queue, ada):
     claim_case(queue, case_id, "ben", minutes=15)
     response = ada.post(f"/cases/{case_id}/claim", headers=HTMX)
     text = re.sub(r"<[^>]+>", "", response.text).strip()
-    assert re.fullmatch(rf"Somebody was faster\. Case {case_id} [^.]+\. Load the page .*\.", text)
+    assert re.fullmatch(rf"Somebody was faster\. Case {case_id} [^.]+\. Look at what .*\.", text)
 
 
 def test_viewer_may_not_act(queue, signed_in):
