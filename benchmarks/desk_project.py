@@ -9,6 +9,10 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 
+from flows.settings import Settings
+from warehouse.connection import Lake
+from warehouse.ledger import day_states
+
 LANDED_DAYS = 44
 NIGHTS_LEFT = 16
 START_SECONDS = 60.0
@@ -77,9 +81,14 @@ def make_project(folder: Path, last_day: date) -> None:
     run_command(folder, "train", "--as-of", landed + timedelta(days=1))
 
 
-def nights_of(last_day: date) -> list[date]:
-    """Give the days that are left for nights to run on."""
-    return [last_day - timedelta(days=back) for back in range(NIGHTS_LEFT - 1, -1, -1)]
+def nights_left(folder: Path, last_day: date) -> list[date]:
+    """Give the days on which no night has run yet."""
+    first = last_day - timedelta(days=NIGHTS_LEFT - 1)
+    settings = Settings.read(folder / "nightwarden.toml")
+    with Lake.open(settings.warehouse) as lake:
+        done = {day for day, stage in day_states(lake, first, last_day) if stage == "enqueue"}
+    days = [first + timedelta(days=number) for number in range(NIGHTS_LEFT)]
+    return [day for day in days if day not in done]
 
 
 @dataclass

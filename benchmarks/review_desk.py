@@ -1,14 +1,15 @@
 """The review desk under load: analysts at work on a full queue while nights are written.
 
-    python benchmarks/review_desk.py [--cases 50000] [--analysts 20] [--seconds 60] [--think 1]
+    python benchmarks/review_desk.py [--cases 50000] [--analysts 20] [--seconds 60] [--think 3]
         [--folder FOLDER] [--json]
 
 Makes a small project (simulated days, a champion), fills its queue with months of nights by the
 queue's own functions, four alerts a case, and serves it by ``nightwarden desk``. Analysts sign in
 and work at the same time: queue page, next case, case page, all of it decided, with pauses of half
-to one and a half times ``--think`` seconds. Meanwhile ``nightwarden nightly`` runs one night after
-the other on the same warehouse. Server, nights and analysts share this machine's cores. With
-``--folder`` the project is kept, and used again with what is in it.
+to one and a half times ``--think`` seconds; with 3, each decides ten cases a minute. Meanwhile
+``nightwarden nightly`` runs one night after the other on the same warehouse. Server, nights and
+analysts share this machine's cores. With ``--folder`` the project is kept, and used again with
+what is in it, as long as nights are left.
 
 Afterwards the database is counted: every acknowledged decision is there, none twice, and the audit
 chain verifies. The exit code is 1 where a goal is missed.
@@ -29,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from desk_load import PASSWORD, Record, work_together
-from desk_project import Nights, make_project, nights_of, serving
+from desk_project import Nights, make_project, nights_left, serving
 from desk_seed import Plan, fill_queue
 from sqlalchemy import func, select
 
@@ -139,7 +140,7 @@ def run_load(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         before = newest(queue)
         prepared = time.perf_counter() - started
         sys.stderr.write(f"prepared in {prepared:.0f} s\n")
-        nights = Nights(folder, nights_of(today))
+        nights = Nights(folder, nights_left(folder, today))
         with serving(folder) as address, nights.running():
             record = asyncio.run(
                 work_together(
@@ -199,7 +200,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=50_000)
     parser.add_argument("--analysts", type=int, default=20)
     parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--think", type=float, default=1.0)
+    parser.add_argument("--think", type=float, default=3.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--folder", type=Path, help="where the project is kept, or is already")
     parser.add_argument("--json", action="store_true")
