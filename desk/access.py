@@ -7,7 +7,6 @@ its token. A browser that changes something must also show its CSRF token.
 import hashlib
 import hmac
 import re
-import secrets
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Annotated
@@ -24,8 +23,9 @@ from desk.peers import Proxies
 from desk.settings import DeskSettings
 from warehouse.analysts import find_analyst, is_at_least
 from warehouse.api_tokens import PREFIX, find_holder
+from warehouse.queue import Queue
 from warehouse.queue_audit import name_token
-from warehouse.sessions import SessionLimits, find_session, is_due, note_use
+from warehouse.sessions import SessionLimits, find_session, is_due, note_use, read_csrf_key
 
 COOKIE = "nightwarden"
 SECURE_COOKIE = "__Host-nightwarden"  # the prefix makes browsers refuse it from other hosts
@@ -51,11 +51,26 @@ class Person:
         return is_at_least(self.role, role)
 
 
+class Keys:
+    """Makes the CSRF tokens of people whom a proxy signs in, who have no session.
+
+    Its key is the queue's, read once, so that every desk over it takes them, now and later.
+    """
+
+    def __init__(self) -> None:
+        """Read nothing yet."""
+        self._key: bytes | None = None
+
+    def sign(self, queue: Queue, name: str) -> str:
+        """Give the CSRF token of somebody."""
+        self._key = self._key or read_csrf_key(queue)
+        return hmac.new(self._key, name.encode(), hashlib.sha256).hexdigest()
+
+
 @dataclass(frozen=True)
 class Gate:
     """What an application needs to know who asks, for as long as it runs.
 
-    ``key`` makes the CSRF tokens of people whom a proxy signs in, who have no session.
     ``takes_clear_text`` lets passwords come over a network without TLS.
     """
 
@@ -66,7 +81,7 @@ class Gate:
     arrivals: Arrivals = field(default_factory=Arrivals)
     attempts: Attempts = field(default_factory=Attempts)
     hashing: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(HASHES_AT_ONCE))
-    key: bytes = field(default_factory=lambda: secrets.token_bytes(32), repr=False)
+    keys: Keys = field(default_factory=Keys)
 
     @classmethod
     def build(cls, settings: DeskSettings) -> "Gate":
@@ -148,7 +163,7 @@ async def identify(
     known: Person | None = getattr(request.state, "person", None)
     if known is not None and (known.scopes is None or takes_tokens):
         return known
-    context, gate = get_context(request), get_gate(request)
+    context, gate = await get_context(request), get_gate(request)
     header = request.headers.get("authorization")
     if takes_tokens and header is not None:
         return await run_in_threadpool(holder_of, context, header)
@@ -187,13 +202,15 @@ def named_by_proxy(context: DeskContext, gate: Gate, names: list[str], address: 
     name = names[0].strip()
     analyst = find_analyst(context.queue, name)
     if analyst is None or not analyst.is_active:
+        reason = "no such name" if analyst is None else "disabled"
+        gate.arrivals.note_refusal(context.queue, name, reason, address, gate.limits)
         raise HTTPException(
             403,
             f"The proxy says that you are {name!r}, whom the desk does not let in. Ask for: "
             f"nightwarden desk users add {name} --no-password",
         )
     gate.arrivals.note(context.queue, analyst.name, address, gate.limits)
-    token = hmac.new(gate.key, name.encode(), hashlib.sha256).hexdigest()
+    token = gate.keys.sign(context.queue, analyst.name)
     return Person(analyst.id, analyst.name, analyst.role, token)
 
 

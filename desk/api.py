@@ -1,15 +1,24 @@
 """The API under /api/v1: the queue for other programs, as JSON, described by OpenAPI."""
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import cache
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Depends, HTTPException, Path, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import (
+    APIRouter,
+    BackgroundTasks,
+    Body,
+    Depends,
+    HTTPException,
+    Path,
+    Query,
+    Request,
+    Response,
+)
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 
-from desk.access import Person, require_scope
+from desk.access import Guard, Person, require_scope
 from desk.api_records import (
     AlertPage,
     AlertRecord,
@@ -33,6 +42,7 @@ from desk.api_requests import (
     NextCaseQuery,
     PageQuery,
     ReleaseQuery,
+    refuse_repeated,
 )
 from desk.context import Context
 from desk.kept_statistics import Statistics
@@ -70,26 +80,33 @@ CONFLICT: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def refuse_repeated(request: Request) -> None:
-    """Refuse a parameter that is given twice, of which all but one would be passed over.
+class GuardedRoute(APIRoute):
+    """Asks its guard before it reads what was sent: nobody else is told what is wrong with it."""
 
-    Raises:
-        RequestValidationError: naming it.
-    """
-    names = Counter(name for name, _ in request.query_params.multi_items())
-    message = "Given more than once; give it once"
-    problems = [
-        {"type": "repeated", "loc": ("query", name), "msg": message}
-        for name, times in names.items()
-        if times > 1
-    ]
-    if problems:
-        raise RequestValidationError(problems)
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Give what answers; FastAPI reads and parses the body before any dependency."""
+        answer = super().get_route_handler()
+        guards = [each.call for each in self.dependant.dependencies]
+
+        async def answer_guarded(request: Request) -> Response:
+            background = BackgroundTasks()
+            for guard in guards:
+                if isinstance(guard, Guard):
+                    await guard(request, background)  # again as a dependency, it knows who asks
+            response = await answer(request)
+            if background.tasks:
+                if response.background is not None:
+                    background.add_task(response.background)
+                response.background = background
+            return response
+
+        return answer_guarded
 
 
 router = APIRouter(
     prefix="/api/v1",
     dependencies=[Depends(refuse_repeated)],
+    route_class=GuardedRoute,
     responses=PROBLEMS,
     generate_unique_id_function=lambda route: route.name,
 )

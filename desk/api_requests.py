@@ -1,8 +1,11 @@
 """What the API takes, with limits; unknown names are refused, as they are most likely misspelt."""
 
+from collections import Counter
 from datetime import date
 from typing import Annotated, Literal
 
+from fastapi import Request
+from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from desk.api_records import Lane, Verdict
@@ -137,3 +140,20 @@ class AnswerRequest(Asked):
     """What a second analyst adds to an answer."""
 
     note: Note = ""
+
+
+async def refuse_repeated(request: Request) -> None:
+    """Refuse a parameter that is given twice, of which all but one would be passed over.
+
+    Raises:
+        RequestValidationError: naming it.
+    """
+    names = Counter(name for name, _ in request.query_params.multi_items())
+    message = "Given more than once; give it once"
+    problems = [
+        {"type": "repeated", "loc": ("query", name), "msg": message}
+        for name, times in names.items()
+        if times > 1
+    ]
+    if problems:
+        raise RequestValidationError(problems)

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from anyio import to_thread
 from fastapi import FastAPI
 from fastapi.staticfiles import StaticFiles
 
@@ -15,7 +14,6 @@ from desk.rendering import FOLDER
 from desk.webhooks import WebhookSender
 
 TITLE = "Nightwarden desk"
-REQUESTS_AT_ONCE = 3  # Python runs one thread at a time: more of them make each wait longer
 
 
 def create_app(context: DeskContext) -> FastAPI:
@@ -23,7 +21,6 @@ def create_app(context: DeskContext) -> FastAPI:
 
     @asynccontextmanager
     async def run(_app: FastAPI) -> AsyncIterator[None]:
-        to_thread.current_default_thread_limiter().total_tokens = REQUESTS_AT_ONCE
         with WebhookSender(context).running():
             yield
 

@@ -38,8 +38,8 @@ class DeskContext:
     clock: Callable[[], datetime] = now_utc
 
 
-def get_context(request: Request) -> DeskContext:
-    """Give the context of the application that answers."""
+async def get_context(request: Request) -> DeskContext:
+    """Give the context of the application that answers; it needs no thread."""
     context: DeskContext = request.app.state.context
     return context
 

@@ -6,7 +6,6 @@ from collections.abc import Callable
 from datetime import date
 
 import duckdb
-from filelock import FileLock, Timeout
 
 from desk.context import DeskContext
 from warehouse.connection import Lake
@@ -82,12 +81,7 @@ class LabelProgress:
         folder = self._context.warehouse.lake_folder
         if self.has_no_lake():
             raise WarehouseError(f"expected a lake in {folder}, found none; ingest days first")
-        try:
-            with FileLock(folder / "commit.lock", timeout=WAIT_SECONDS):
-                pass  # opening takes the lock, too, and would wait for ten minutes
-        except Timeout as error:
-            raise BusyError("the lake is being written; try again in a moment") from error
-        return Lake.open(self._context.warehouse)
+        return Lake.open(self._context.warehouse, lock_seconds=WAIT_SECONDS)
 
     def _forget(self) -> None:
         if self._lake is not None:

@@ -28,8 +28,8 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/healthz")
-def tell_alive() -> dict[str, str]:
-    """Say that the process lives; the queue is not asked."""
+async def tell_alive() -> dict[str, str]:
+    """Say that the process lives; neither the queue nor a thread is asked."""
     return {"status": "ok"}
 
 

@@ -28,6 +28,7 @@ from warehouse.queue_records import CaseSummary
 from warehouse.queue_search import count_cases, list_lanes_models, search_cases
 from warehouse.queue_statements import UNDO_WINDOW
 from warehouse.queue_story import CaseStory, read_story
+from warehouse.queue_work import check_readable
 
 CASES_A_PAGE = 25
 MOST_PLACES = 10_000_000  # a place in the list is shown, never counted on
@@ -91,8 +92,15 @@ class Deed:
 
 
 async def read_visit(request: Request, context: Context) -> Visit:
-    """Give what is asked for; who asks must be known before."""
-    return Visit(request, context, View.read(request.query_params), await request.form())
+    """Give what is asked for; who asks must be known before.
+
+    Raises:
+        UserError: if the form brings what is no text, as charsets such as UTF-7 can.
+    """
+    form = await request.form()
+    for name, value in form.multi_items():
+        check_readable("a form", f"{name}{value}")
+    return Visit(request, context, View.read(request.query_params), form)
 
 
 CurrentVisit = Annotated[Visit, Depends(read_visit)]

@@ -69,7 +69,8 @@ async def sign_in(
         begin_session, context, request, name, password, address, limiter=gate.hashing
     )
     if begun is None:
-        return show_form(request, target, name=name, problem=PROBLEM, status_code=401)
+        shown = name.encode(errors="replace").decode()  # forms may bring halves of letters
+        return show_form(request, target, name=shown, problem=PROBLEM, status_code=401)
     gate.attempts.give_back(to_household(address))
     response = RedirectResponse(local_path(target), status_code=303)
     set_cookie(response, request, begun)

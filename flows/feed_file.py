@@ -5,8 +5,9 @@ import io
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields
+from errno import EISDIR
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -78,13 +79,14 @@ class CsvWriter:
 
     CSV is what people open in a spreadsheet, where a text that begins like a formula would be
     computed, and merchants choose their names: such a text gets an apostrophe before it. JSON
-    Lines and Parquet, which programs read, have every text as it is.
+    Lines and Parquet, which programs read, have every text as it is. Rows end with CR LF, as RFC
+    4180 says: then a lone CR within a text is quoted, and begins no row.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         """Write the names of the columns into a file that is open."""
         self._text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        self._rows = csv.DictWriter(self._text, SCHEMA.names, lineterminator="\n")
+        self._rows = csv.DictWriter(self._text, SCHEMA.names, lineterminator="\r\n")
         self._rows.writeheader()
 
     def write(self, changes: Sequence[FeedChange]) -> None:
@@ -157,17 +159,25 @@ def write_changes(queue: Queue, writer: ChangeWriter, cursor: int) -> int:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a file that takes the path's place when the block ends well, whole and on the disk."""
+    """Give a file that takes the path's place when the block ends well, whole and on the disk.
+
+    Raises:
+        UserError: if it cannot be written.
+    """
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        if path.is_dir():  # known now, not when all is written
+            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
         with draft.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         draft.replace(path)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
+    except OSError as error:
+        raise not_a_file(path, "written", error) from error
+    finally:
+        with suppress(OSError):  # it is not there any more, if all went well
+            draft.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -179,17 +189,27 @@ def read_cursor(state: Path) -> int | None:
     """Read the cursor that was kept; None where there is no such file.
 
     Raises:
-        UserError: if the file holds no number.
+        UserError: if the file cannot be read, or holds no number.
     """
-    if not state.exists():
+    try:
+        text = state.read_text(encoding="utf-8", errors="replace").strip()
+    except FileNotFoundError:
         return None
-    text = state.read_text(encoding="utf-8", errors="replace").strip()
+    except OSError as error:
+        raise not_a_file(state, "read", error) from error
     if not (text.isascii() and text.isdigit()):
         raise UserError(
             f"{state} must hold the number of a change, and holds {text[:40]!r}; correct it, or "
             "delete it to start at the beginning"
         )
     return int(text)
+
+
+def not_a_file(path: Path, treated: str, error: OSError) -> UserError:
+    """Say that a path is no file to be read or written."""
+    return UserError(
+        f"{path} must be a file that can be {treated}: {error.strerror}; name another"
+    )
 
 
 def keep_cursor(state: Path, cursor: int) -> None:

@@ -318,8 +318,10 @@ def hash_password(password: str) -> str:
     """Give the argon2id hash of a new password.
 
     Raises:
-        UserError: if it is too short or too long; the message does not say it.
+        UserError: if it is too short or too long, or no text; the message does not say it.
     """
+    if any("\ud800" <= letter <= "\udfff" for letter in password):
+        raise UserError("expected a password in UTF-8, got other bytes; write it in UTF-8")
     if not LEAST_LETTERS <= len(password) <= MOST_LETTERS:
         raise UserError(
             f"expected a password of {LEAST_LETTERS} to {MOST_LETTERS} characters, got "
@@ -334,10 +336,10 @@ def normalise(password: str) -> str:
 
 
 def is_fitting(stored: str, password: str) -> bool:
-    """Tell whether a password fits a hash."""
+    """Tell whether a password fits a hash; halves of letters fit none."""
     try:
         return hasher().verify(stored, password)
-    except (VerificationError, InvalidHashError):
+    except (VerificationError, InvalidHashError, UnicodeEncodeError):
         return False
 
 

@@ -121,17 +121,26 @@ class Lake:
     A connection serves one thread. Many connections, threads and processes may share a lake.
     """
 
-    def __init__(self, connection: duckdb.DuckDBPyConnection, folder: Path) -> None:
+    def __init__(
+        self, connection: duckdb.DuckDBPyConnection, folder: Path, lock_seconds: float
+    ) -> None:
         """Wrap an attached connection; use ``Lake.open``."""
         self.connection = connection
         self.folder = folder
-        self._lock = FileLock(folder / "commit.lock", timeout=LOCK_TIMEOUT_SECONDS)
+        self._lock = FileLock(folder / "commit.lock", timeout=lock_seconds)
 
     @classmethod
-    def open(cls, settings: WarehouseSettings) -> Self:
+    def open(
+        cls, settings: WarehouseSettings, *, lock_seconds: float = LOCK_TIMEOUT_SECONDS
+    ) -> Self:
         """Open the lake, making folder, catalog and tables where they are missing.
 
+        Args:
+            settings: Where the lake is, and what DuckDB may use.
+            lock_seconds: How long to wait for another's commit, now and whenever this one commits.
+
         Raises:
+            BusyError: if another process holds the lake's commit lock for longer.
             WarehouseError: if the folder cannot be written or the catalog cannot be opened.
         """
         folder = settings.lake_folder
@@ -140,13 +149,18 @@ class Lake:
             (folder / "commit.lock").touch()
         connection = duckdb.connect()
         try:
-            return cls._attach(connection, settings)
+            return cls._attach(connection, settings, lock_seconds)
         except BaseException:
             connection.close()
             raise
 
     @classmethod
-    def _attach(cls, connection: duckdb.DuckDBPyConnection, settings: WarehouseSettings) -> Self:
+    def _attach(
+        cls,
+        connection: duckdb.DuckDBPyConnection,
+        settings: WarehouseSettings,
+        lock_seconds: float,
+    ) -> Self:
         connection.execute("SET autoinstall_known_extensions = false")
         connection.execute("SET TimeZone = 'UTC'")
         connection.execute(f"SET memory_limit = {quote_text(settings.memory_limit)}")
@@ -160,7 +174,7 @@ class Lake:
         for name in ("ducklake", "sqlite_scanner"):
             load_extension(connection, name)
         folder = settings.lake_folder
-        lake = cls(connection, folder)
+        lake = cls(connection, folder, lock_seconds)
         catalog = folder / "catalog.sqlite"
         attach = (
             f"ATTACH {quote_text(f'ducklake:sqlite:{catalog}')} AS lake "
@@ -196,14 +210,14 @@ class Lake:
         """Hold the lake's one commit lock.
 
         Raises:
-            BusyError: if another process holds it for longer than ten minutes.
+            BusyError: if another process holds it for longer than this lake waits.
         """
         try:
             with self._lock:
                 yield
         except Timeout as error:
             message = (
-                f"another process has held {self._lock.lock_file} for {LOCK_TIMEOUT_SECONDS} s; "
+                f"another process has held {self._lock.lock_file} for {self._lock.timeout:g} s; "
                 "see which (fuser), end it, and run this again"
             )
             raise BusyError(message) from error

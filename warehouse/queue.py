@@ -35,7 +35,7 @@ from warehouse.queue_records import (
 )
 from warehouse.queue_statements import (
     IS_RETRACTED,
-    UNDO_WINDOW,
+    SETTLED_AFTER,
     read_summaries,
     select_alerts,
     select_decisions,
@@ -214,27 +214,27 @@ class Queue:
         Args:
             after: The number of a decision; 0 for all.
             settled_before: A moment of ``settled_before``: the list then ends before the first
-                decision that may still be taken back, and leaves out those that were, and those
-                that a later one in the list follows on the same alert, ``unsure`` too. Who goes
-                on after the last one given misses none, whatever the clocks said.
+                decision that may still be taken back, or that such a one follows on the same
+                alert. It leaves out those that were taken back, and those that a later one in the
+                list follows on the same alert, ``unsure`` too. Who goes on after the last one
+                given misses none.
         """
         statement = select_decisions().where(DECISIONS.c.id > after)
         with self.database.read() as connection:
             if settled_before is None:
                 return list(to_decisions(connection.execute(statement)))
-            is_young = DECISIONS.c.decided_at >= settled_before
-            young = select(func.min(DECISIONS.c.id)).where(DECISIONS.c.id > after, is_young)
-            settled = select_settled(after, connection.scalar(young))
-            statement = statement.where(DECISIONS.c.id.in_(settled))
+            end = connection.scalar(select_first_open(after, settled_before))
+            statement = statement.where(DECISIONS.c.id.in_(select_settled(after, end)))
             return list(to_decisions(connection.execute(statement)))
 
     def settled_before(self) -> datetime:
         """Give the moment so that no decision made before it can be taken back any more.
 
-        The clock is read as the only writer: every retraction that was in time is written by then.
+        The clock is read as the only writer: every retraction that was in time is written by then,
+        unless a clock elsewhere is a minute behind this one.
         """
         with self.database.write():
-            return self.clock() - UNDO_WINDOW
+            return self.clock() - SETTLED_AFTER
 
     def decide(self, alert_id: int, verdict: str, analyst: str, note: str = "") -> None:
         """Record a verdict on an alert, whoever has claimed its case and whatever was said before.
@@ -269,6 +269,17 @@ class Queue:
             place = {case_id: number for number, case_id in enumerate(cases)}
             alerts = to_alerts(connection.execute(waiting))
         return [export_row(alert) for alert in sorted(alerts, key=lambda a: place[a.case_id])]
+
+
+def select_first_open(after: int, settled_before: datetime) -> Select[Any]:
+    """Select the first decision of which it is open whether it will stand or be followed."""
+    later = DECISIONS.alias()
+    young = select(later.c.alert_id).where(
+        later.c.id > after, later.c.decided_at >= settled_before
+    )
+    return select(func.min(DECISIONS.c.id)).where(
+        DECISIONS.c.id > after, DECISIONS.c.alert_id.in_(young)
+    )
 
 
 def select_settled(after: int, before: int | None) -> Select[Any]:

@@ -15,9 +15,19 @@ from warehouse.queue import Queue
 from warehouse.queue_figures import IS_PROPOSED
 from warehouse.queue_records import CaseSummary
 from warehouse.queue_statements import IS_RETRACTED, IS_WAITING, UNDO_WINDOW
-from warehouse.queue_tables import ALERTS, CASES, DECISIONS, PROPOSALS
+from warehouse.queue_tables import ALERTS, CASES, DECISIONS, PROPOSALS, RETRACTIONS
 
 MOST_DECISIONS = 500  # as many as one call of decide_alerts takes
+
+LATER = DECISIONS.alias("later")
+IS_FOLLOWED = exists(
+    select(LATER.c.id).where(
+        LATER.c.alert_id == DECISIONS.c.alert_id,
+        LATER.c.id > DECISIONS.c.id,
+        ~exists(select(RETRACTIONS.c.decision_id).where(RETRACTIONS.c.decision_id == LATER.c.id)),
+    )
+)
+"""Whether a later decision on the same alert stands."""
 
 
 @dataclass(frozen=True)
@@ -89,10 +99,10 @@ def read_batch(queue: Queue, decision_id: int, analyst: str) -> tuple[StandingDe
 def read_last_batch(queue: Queue, analyst: str) -> tuple[StandingDecision, ...]:
     """Read what an analyst decided last, in one go, if it can still be taken back.
 
-    Where a proposal of the analyst waits that is newer, there is no such batch: to take back an
-    older one is not what the analyst would expect.
+    Where others have decided anew all that is in it, or a proposal of the analyst waits that is
+    newer, there is no such batch: to take back an older one is not what the analyst would expect.
     """
-    newest = select(func.max(DECISIONS.c.decided_at)).where(*can_end(queue, analyst))
+    newest = select(func.max(DECISIONS.c.decided_at)).where(*is_fresh(queue, analyst))
     decided_at = newest.correlate(None).scalar_subquery()
     is_newer = (
         PROPOSALS.c.outcome.is_(None),
@@ -105,14 +115,14 @@ def read_last_batch(queue: Queue, analyst: str) -> tuple[StandingDecision, ...]:
 def read_decided_at(
     queue: Queue, analyst: str, moment: Select[tuple[datetime]]
 ) -> tuple[StandingDecision, ...]:
-    """Read what an analyst decided at a moment, the newest first."""
+    """Read what can still be taken back of what an analyst decided at a moment, newest first."""
     columns = (DECISIONS.c.id, DECISIONS.c.alert_id, ALERTS.c.case_id, DECISIONS.c.verdict)
     decided_at = moment.correlate(None).scalar_subquery()
     statement = (
         select(*columns, CASES.c.state.label("case_state"), DECISIONS.c.decided_at)
         .join(ALERTS, DECISIONS.c.alert_id == ALERTS.c.id)
         .join(CASES, ALERTS.c.case_id == CASES.c.id)
-        .where(*can_end(queue, analyst), DECISIONS.c.decided_at == decided_at)
+        .where(*is_fresh(queue, analyst), ~IS_FOLLOWED, DECISIONS.c.decided_at == decided_at)
         .order_by(DECISIONS.c.id.desc())
         .limit(MOST_DECISIONS)
     )
@@ -121,8 +131,8 @@ def read_decided_at(
         return tuple(StandingDecision(**row) for row in rows)
 
 
-def can_end(queue: Queue, analyst: str) -> list[ColumnElement[bool]]:
-    """Give the conditions of decisions that an analyst can still take back."""
+def is_fresh(queue: Queue, analyst: str) -> list[ColumnElement[bool]]:
+    """Give the conditions of an analyst's decisions that are no labels yet, nor taken back."""
     return [
         DECISIONS.c.analyst == analyst,
         DECISIONS.c.decided_at > queue.clock() - UNDO_WINDOW,

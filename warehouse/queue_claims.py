@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Row, exists, or_, select, update
 
@@ -51,14 +51,13 @@ def release_case(queue: "Queue", case_id: int, analyst: str, *, force: bool = Fa
     with queue.database.write() as connection:
         act = Act(connection, queue.clock(), analyst)
         case = read_case(connection, case_id)
-        if case.claimed_until is None or case.claimed_until <= act.moment:
+        if not is_claimed(case, act):
             return
         if not force:
             check_claim(case_id, case.claimed_by, case.claimed_until, act.moment, analyst)
         statement = update(CASES).where(CASES.c.id == case_id)
         connection.execute(statement.values(**NOBODY, updated_at=act.moment))
-        details = {"claimed_by": case.claimed_by}
-        act.log_case("release", "case_released", case_id, details)
+        log_release(act, case)
 
 
 def next_case(
@@ -129,9 +128,21 @@ def snooze_case(
         )
         details = {"until": None if until is None else until.isoformat(), "note": note}
         act.log_case("snooze", "case_snoozed", case_id, details)
+        if until is not None and is_claimed(case, act):
+            log_release(act, case)
 
 
-def read_free_case(act: Act, case_id: int) -> Row[tuple[object, ...]]:
+def is_claimed(case: Row[Any], act: Act) -> bool:
+    """Tell whether a claim on a case holds."""
+    return case.claimed_until is not None and case.claimed_until > act.moment
+
+
+def log_release(act: Act, case: Row[Any]) -> None:
+    """Say that the claim on a case was given back, and whose it was."""
+    act.log_case("release", "case_released", case.id, {"claimed_by": case.claimed_by})
+
+
+def read_free_case(act: Act, case_id: int) -> Row[Any]:
     """Read a case's row; it must be open, and nobody else may have claimed it."""
     case = read_case(act.connection, case_id)
     if case.state == "closed":

@@ -60,6 +60,7 @@ class Database:
             self._reader: Engine = self.engine
         else:
             self.engine = create_engine(url, isolation_level="READ COMMITTED", **CONNECTIONS)
+            event.listen(self.engine, "connect", set_up_postgresql)
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
     @contextmanager
@@ -116,6 +117,12 @@ def set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - t
     """Make a new SQLite connection safe and quick."""
     for setting in SQLITE_SETTINGS:
         connection.execute(f"PRAGMA {setting}").close()
+
+
+def set_up_postgresql(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own
+    """Let a new PostgreSQL connection wait for others as long as an SQLite one does."""
+    connection.execute(f"SET lock_timeout = '{LOCK_SECONDS}s'")
+    connection.commit()
 
 
 def open_database(url_or_path: str | Path, *, create: bool) -> Database:

@@ -186,7 +186,7 @@ def read_cursor(cursor: str, rank: str) -> tuple[float | datetime | None, int]:
         found, value, case_id = content
         if found == rank and type(case_id) is int and 0 < case_id <= GREATEST_ID:
             return read_value(value, COLUMNS[rank]), case_id
-    except (ValueError, TypeError, RecursionError):
+    except (ValueError, TypeError, OverflowError, RecursionError):
         pass  # the error below tells of it
     raise UserError(
         f"expected the cursor that a page in the order of {rank} ended with, got "
@@ -199,11 +199,12 @@ def read_value(value: object, column: Column[Any]) -> float | datetime | None:
 
     Raises:
         ValueError: if the column holds no such value.
+        OverflowError: if a moment has no place in UTC, before year 1 or after year 9999.
     """
     if isinstance(column.type, UtcDateTime):
         moment = datetime.fromisoformat(value) if isinstance(value, str) else None
         if moment is not None and moment.utcoffset() is not None:
-            return moment
+            return moment.astimezone(UTC)
     elif isinstance(value, float) and math.isfinite(value):
         return value
     elif value is None and column.nullable:

@@ -10,7 +10,10 @@ from warehouse.queue_records import Alert, CaseSummary, Decision, Reason
 from warehouse.queue_tables import ALERTS, CASES, DECISIONS, RETRACTIONS
 
 UNDO_WINDOW = timedelta(minutes=5)
-"""How long a decision may be taken back; only then it becomes a label."""
+"""How long a decision may be taken back."""
+
+SETTLED_AFTER = UNDO_WINDOW + timedelta(minutes=1)
+"""When a decision becomes a label: a little later, as the clocks of several machines differ."""
 
 IS_RETRACTED = exists(
     select(RETRACTIONS.c.decision_id).where(RETRACTIONS.c.decision_id == DECISIONS.c.id)

@@ -329,6 +329,13 @@ SESSIONS = Table(
     Column("expires_at", UtcDateTime, nullable=False),
 )
 
+SECRETS = Table(
+    "secrets",
+    METADATA,
+    Column("name", String, primary_key=True),
+    Column("value", String(64), nullable=False),
+)
+
 API_TOKENS = Table(
     "api_tokens",
     METADATA,

@@ -10,9 +10,10 @@ from sqlalchemy import Connection, delete, insert, or_, select, update
 from warehouse.analysts import Analyst
 from warehouse.queue import Queue
 from warehouse.queue_audit import append_event
-from warehouse.queue_tables import ANALYSTS, SESSIONS
+from warehouse.queue_tables import ANALYSTS, SECRETS, SESSIONS
 
 NOTED_EVERY = timedelta(minutes=1)
+LONGEST_NAME = 64  # as long as an analyst's may be
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,32 @@ def note_proxy_sign_in(queue: Queue, name: str, address: str) -> None:
     details = {"address": address, "by": "proxy"}
     with queue.database.write() as connection:
         append_event(connection, queue.clock(), name, "sign_in", f"analyst {name}", details)
+
+
+def note_proxy_refusal(queue: Queue, name: str, reason: str, address: str) -> None:
+    """Write into the audit trail that a proxy named somebody whom the desk does not let in."""
+    name = name.encode("unicode_escape").decode()[:LONGEST_NAME]  # it is shown in terminals
+    details = {"address": address, "by": "proxy", "reason": reason}
+    with queue.database.write() as connection:
+        moment = queue.clock()
+        append_event(connection, moment, "nobody", "sign_in_failed", f"analyst {name}", details)
+
+
+def read_csrf_key(queue: Queue) -> bytes:
+    """Give the key of the CSRF tokens of people without a session; the first call makes it.
+
+    All desks over the queue share it, and it outlives them.
+    """
+    statement = select(SECRETS.c.value).where(SECRETS.c.name == "csrf")
+    with queue.database.read() as connection:
+        known = connection.scalar(statement)
+    if known is None:
+        with queue.database.write() as connection:
+            known = connection.scalar(statement)  # another desk may have been quicker
+            if known is None:
+                known = secrets.token_hex(32)
+                connection.execute(insert(SECRETS).values(name="csrf", value=known))
+    return bytes.fromhex(known)
 
 
 def find_session(queue: Queue, token: str, limits: SessionLimits) -> Session | None:

@@ -163,10 +163,14 @@ def ask_password(*, from_stdin: bool) -> str:
     """Ask for a new password twice without showing it, or read it from standard input.
 
     Raises:
-        UserError: if there is no terminal to ask at.
+        UserError: if there is no terminal to ask at, or the standard input is no text.
     """
     if from_stdin:
-        return sys.stdin.readline().rstrip("\r\n")
+        try:
+            return sys.stdin.readline().rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            message = f"expected a password in {error.encoding}, got other bytes; convert it"
+            raise UserError(message) from None  # the error holds what was read
     if not sys.stdin.isatty():
         message = (
             "a password is asked for at a terminal, and there is none; give it with "

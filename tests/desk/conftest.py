@@ -12,9 +12,11 @@ import uvicorn
 from desk.app import create_app
 from desk.context import DeskContext, LabelRules
 from desk.settings import DeskSettings
+from tests.alerts import Clock
+from tests.alerts import new_alert as new_plain_alert
 from warehouse.analysts import add_analyst, find_analyst
 from warehouse.connection import WarehouseSettings
-from warehouse.queue import NewAlert, Queue, Reason
+from warehouse.queue import Queue, Reason
 from warehouse.sessions import SessionLimits, start_session
 
 with warnings.catch_warnings():
@@ -29,23 +31,9 @@ PAGE = {"Accept": "text/html"}
 PASSWORD = "correct horse battery"  # noqa: S105 - of people who live as long as a test
 
 
-class Clock:
-    """A clock that moves when it is told to."""
-
-    now = NOON
-
-    def __call__(self):
-        """Give the moment."""
-        return self.now
-
-    def advance(self, **span):
-        """Move on, such as ``clock.advance(minutes=6)``."""
-        self.now += timedelta(**span)
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return Clock(NOON)
 
 
 @pytest.fixture
@@ -150,8 +138,8 @@ def serve():
 
 def new_alert(number, *, account="account-0", day=DAY, **changes):
     """Make a realistic alert; ``changes`` are fields of ``NewAlert``."""
-    amount = changes.get("amount", 40.0 + 17 * (number % 23))
-    score = changes.get("score", round(1.5 + (number * 7 % 40) / 10, 2))
+    amount = changes.pop("amount", 40.0 + 17 * (number % 23))
+    score = changes.pop("score", round(1.5 + (number * 7 % 40) / 10, 2))
     reasons = (
         Reason("amount", amount, 21.5, f"the amount {amount:.2f} is far above the usual 21.50"),
         Reason("is_new_merchant", 1.0, 0.0, "the account never bought at this merchant before"),
@@ -159,18 +147,16 @@ def new_alert(number, *, account="account-0", day=DAY, **changes):
     values = {
         "transaction_id": f"tx-{number}",
         "occurred_at": datetime(day.year, day.month, day.day, number % 24, 5, tzinfo=UTC),
-        "account_id": account,
         "merchant_id": f"merchant-{number % 7}",
-        "amount": amount,
-        "score": score,
-        "rank_of_day": number + 1,
         "members": {"gaussian": score, "vae": score / 2, "flow": score / 3},
         "reasons": reasons,
         "model_version": "3",
         "probability": min(score / 6, 0.95),
         "snapshot_id": 11,
     }
-    return NewAlert(**(values | changes))
+    return new_plain_alert(
+        number, account=account, amount=amount, score=score, **(values | changes)
+    )
 
 
 def seed(queue, n_cases=3, *, alerts_each=2, lane="nightly", day=DAY, **changes):

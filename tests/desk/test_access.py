@@ -1,5 +1,6 @@
 """Who is believed to be whom: sessions, trusted proxies; and one read of the queue for it."""
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
@@ -15,7 +16,7 @@ from tests.desk.conftest import PAGE
 from warehouse.analysts import ROLES, add_analyst, disable_analyst
 from warehouse.audit_trail import list_events
 from warehouse.errors import SettingsError, WarehouseError
-from warehouse.sessions import SessionLimits
+from warehouse.sessions import SessionLimits, read_csrf_key
 
 PROXY = "10.0.0.5"
 NAMED = PAGE | {"X-Remote-User": "ada"}
@@ -89,6 +90,24 @@ def test_person_named_by_the_proxy_needs_the_csrf_token_too(behind_proxy):
     assert browser.post("/sign-out", headers=NAMED | elsewhere).status_code == 403
 
 
+def test_every_desk_over_the_queue_takes_the_csrf_token_of_another(make_context, new_client):
+    context = make_context(trusted_header="X-Remote-User", trusted_proxies=(PROXY,))
+    for name in ("ada", "bob"):
+        add_analyst(context.queue, name, "analyst", None, "test")
+    one, other = (new_client(app=create_app(context), address=PROXY) for _ in range(2))
+    token = token_of(one)
+    taken = NAMED | {"X-CSRF-Token": token}
+    assert other.post("/sign-out", headers=taken).status_code == 303
+    assert other.post("/sign-out", headers=taken | {"X-Remote-User": "bob"}).status_code == 403
+
+
+def test_desks_that_begin_at_once_share_one_key(queue):
+    with ThreadPoolExecutor(8) as pool:
+        keys = set(pool.map(lambda _: read_csrf_key(queue), range(8)))
+    assert len(keys) == 1
+    assert len(keys.pop()) == 32
+
+
 def sign_ins(queue):
     """Give whom the audit trail says to have come, and whence."""
     events = reversed(list_events(queue, limit=100))
@@ -123,6 +142,42 @@ def test_whom_the_desk_does_not_let_in_is_noted_as_nobody_who_came(behind_proxy,
     disable_analyst(queue, "ada", "test")
     assert behind_proxy().get("/queue", headers=NAMED).status_code == 403
     assert sign_ins(queue) == []
+
+
+def test_refusal_of_whom_the_proxy_names_is_noted_once_for_as_long_as_they_stay(
+    behind_proxy, queue, clock
+):
+    browser = behind_proxy()
+    disable_analyst(queue, "ada", "test")
+
+    def refuse(name):
+        for _ in range(2):
+            answer = browser.get("/queue", headers=PAGE | {"X-Remote-User": name})
+            assert answer.status_code == 403
+
+    def refused():
+        events = reversed(list_events(queue, limit=100))
+        failed = [e for e in events if e.action == "sign_in_failed"]
+        assert {(e.actor, e.details["address"], e.details["by"]) for e in failed} == {
+            ("nobody", PROXY, "proxy")
+        }
+        return [(e.subject, e.details["reason"]) for e in failed]
+
+    refuse("ada")
+    refuse("bob")
+    refuse("x" * 3000)
+    refuse("\x1b[2J")
+    told = [
+        ("analyst ada", "disabled"),
+        ("analyst bob", "no such name"),
+        ("analyst " + "x" * 64, "no such name"),
+        (r"analyst \x1b[2J", "no such name"),
+    ]
+    assert refused() == told
+    clock.advance(minutes=30)
+    refuse("bob")
+    assert refused() == [*told, told[1]]
+    assert queue.verify_audit() is None
 
 
 def test_arrival_that_could_not_be_written_lets_nobody_in(behind_proxy, queue, monkeypatch):

@@ -1,5 +1,7 @@
 """The API as another program meets it: tokens, pages, work, refusals."""
 
+import base64
+import json
 from concurrent.futures import ThreadPoolExecutor
 from typing import get_args
 
@@ -309,6 +311,10 @@ def test_a_query_that_breaks_a_rule_is_refused_and_says_where(program, query):
 def test_a_cursor_that_was_never_given_is_refused(program):
     for cursor in ("x", "e30=", "bnVsbA==", "W10=", "%F0%9F%98%80"):
         ask(program, "GET", f"/cases?cursor={cursor}", 400)
+    for moment in ("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"):
+        content = json.dumps(["newest", moment, 5]).encode()  # UTC has no such moment
+        query = {"rank": "newest", "cursor": base64.urlsafe_b64encode(content).decode()}
+        ask(program, "GET", "/cases", 400, params=query)
 
 
 GOOD = '{"verdicts": [{"alert_id": 1, "verdict": "fraud"%s}]}'
@@ -408,3 +414,11 @@ def test_a_browser_without_its_csrf_token_changes_nothing(queue, signed_in):
     del browser.headers["X-CSRF-Token"]
     ask(browser, "POST", "/cases/next", 403)
     ask(browser, "GET", "/cases", 200)
+
+
+def test_a_browser_that_asks_the_api_stays_signed_in(queue, signed_in, clock):
+    seed(queue, 1)
+    browser = signed_in("viewer")
+    for _ in range(3):
+        clock.advance(minutes=20)  # of the thirty after which an idle session ends
+        ask(browser, "GET", "/cases", 200)

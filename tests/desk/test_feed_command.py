@@ -104,6 +104,17 @@ def test_all_formats_say_the_same(queue, run, folder):
     assert [json.loads(row["details"]) for row in flat] == [row["details"] for row in rows]
 
 
+@pytest.mark.parametrize("name", ["shop\r=HYPERLINK(1)", "shop\n=1+1", "shop\r\n@x", '",\r=1,"'])
+def test_a_name_with_an_end_of_line_begins_no_row_of_csv(queue, run, folder, name):
+    seed(queue, 1, alerts_each=1, merchant_id=name)
+    run("--format", "csv", "--output", folder / "out.csv")
+    with (folder / "out.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == ["1", "2"]
+    assert {row["merchant_id"] for row in rows if row["alert_id"]} == {name}
+    assert {None} & {key for row in rows for key in row} == set()
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv", "parquet"])
 def test_without_changes_the_file_is_there_and_empty(queue, run, folder, form):
     assert newest_change(queue) == 0
@@ -148,6 +159,23 @@ def test_a_state_that_holds_no_number_or_is_in_use_is_refused(queue, run, folder
         run("--state", state)
     with pytest.raises(UserError, match="folder of --output"):
         run("--output", folder / "missing" / "out")
+
+
+@pytest.mark.parametrize("option", ["--state", "--output"])
+def test_a_folder_or_an_impossible_name_is_refused_before_anything_is_written(
+    queue, run, folder, option
+):
+    add_changes(queue, 1)
+    (folder / "there").mkdir()
+    before = sorted(folder.rglob("*.jsonl"))
+    for name in ("there", "x" * 300):
+        others = {"--state": folder / "kept", "--output": folder / "out.jsonl"}
+        given = [part for pair in (others | {option: folder / name}).items() for part in pair]
+        with pytest.raises(UserError, match="must be a file"):
+            run(*given)
+    assert not (folder / "kept").exists()
+    assert sorted(folder.rglob("*.jsonl")) == before
+    assert list((folder / "there").iterdir()) == []
 
 
 CRASHES = """

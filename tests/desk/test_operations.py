@@ -121,6 +121,25 @@ def test_a_queue_that_cannot_be_read_is_not_ready_and_its_place_stays_unsaid(
     assert client.get("/healthz").status_code == 200
 
 
+def test_analysts_who_wait_for_the_writer_keep_nobody_from_reading(queue, tmp_path, signed_in):
+    cases = seed(queue, 20)
+    browser = signed_in("analyst")
+    with (
+        Queue.open(tmp_path / "queue.sqlite", create=False) as night,
+        browser,
+        ThreadPoolExecutor(len(cases)) as pool,
+    ):
+        with night.database.write():
+            claims = [pool.submit(browser.post, f"/cases/{number}/claim") for number in cases]
+            time.sleep(0.5)
+            begin = time.monotonic()
+            pages = [browser.get(path) for path in ("/healthz", "/static/desk.css", "/queue")]
+            assert time.monotonic() - begin < 2
+            assert not any(claim.done() for claim in claims)
+        assert [page.status_code for page in pages] == [200] * 3
+        assert {claim.result().status_code for claim in claims} == {303}
+
+
 @pytest.mark.parametrize("queue_url", ["postgresql"], indirect=True)
 def test_a_queue_that_hangs_is_not_ready_and_holds_one_thread_alone(
     queue_url,  # noqa: F811 (the fixture)

@@ -17,6 +17,13 @@ from warehouse.api_tokens import SCOPES, add_token
 
 PUBLIC = {"GET /sign-in", "POST /sign-in", "GET /healthz", "GET /readyz", "/static"}
 REFUSED = (401, 403)
+BODIES = {
+    "JSON": ("application/json", b"{"),
+    "nested JSON": ("application/json", b"[" * 100_000),
+    "JSON in no UTF-8": ("application/json", b"\xff"),
+    "multipart": ("multipart/form-data", b"--"),  # without the boundary that it must name
+}
+BROKEN = ("path", "query", *BODIES)
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,16 @@ class Asked:
         """Whether it may change something."""
         return self.method not in SAFE_METHODS
 
-    def send(self, client, **headers):
-        """Ask, with every parameter of the path filled in."""
-        path = re.sub(r"\{[^}]+\}", "1", self.path)
-        return client.request(self.method, path, headers=headers)
+    def send(self, client, broken=None, **headers):
+        """Ask, with every parameter of the path filled in; ``broken`` is one of ``BROKEN``."""
+        path = re.sub(r"\{[^}]+\}", "x" if broken == "path" else "1", self.path)
+        query, body = "", None
+        if broken == "query":
+            query = "?limit=1&limit=2&day=x&day=y"
+        elif broken in BODIES:
+            kind, body = BODIES[broken]
+            headers = {"Content-Type": kind, **headers}
+        return client.request(self.method, path + query, headers=headers, content=body)
 
 
 def guards_in(dependant):
@@ -117,6 +130,19 @@ def test_nobody_gets_in_without_signing_in(client, guarded):
         redirected = fragment.headers.get("hx-redirect", "").startswith("/sign-in")
         if not (led and program.status_code == 401 and fragment.status_code == 401 and redirected):
             wrong.append((each.name, page.status_code, program.status_code, fragment.status_code))
+    assert wrong == []
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_what_is_broken_is_told_to_nobody_who_may_not_ask(new_client, signed_in, guarded, broken):
+    nobody, viewer = new_client(), signed_in("viewer")
+    wrong = []
+    for each in guarded:
+        needs_more = each.guard.needed_role != "viewer"
+        answers = [each.send(nobody, broken).status_code]
+        answers += [each.send(viewer, broken).status_code] if needs_more else []
+        if answers != [401, 403][: len(answers)]:
+            wrong.append((each.name, answers))
     assert wrong == []
 
 

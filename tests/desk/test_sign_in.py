@@ -214,6 +214,21 @@ def test_typed_name_is_shown_as_text_and_the_password_never(client):
     assert WRONG not in page
 
 
+@pytest.mark.parametrize("field", ["name", "password", "next"])
+@pytest.mark.parametrize("charset", ["utf-7", "unicode_escape"])  # both can say half a letter
+def test_halves_of_letters_let_nobody_in_and_break_nothing(client, field, charset):
+    values = {"name": "ada", "password": "wrong", "next": "/"} | {field: r"+2AA-\ud800"}
+    parts = [
+        f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in values.items()
+    ]
+    kind = f"multipart/form-data; boundary=b; charset={charset}"
+    content = "".join([*parts, "--b--\r\n"]).encode()
+    answer = client.post("/sign-in", content=content, headers={"Content-Type": kind, **PAGE})
+    assert answer.status_code == 401
+    assert PROBLEM in answer.text
+
+
 def test_account_is_locked_after_wrong_passwords_and_free_again_later(client, clock):
     for _ in range(WRONG_IN_A_ROW):
         assert sign_in(client, password=WRONG).status_code == 401

@@ -1,6 +1,7 @@
 """The statistics page: the figures of a range of days, and what it says when there is none."""
 
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -203,6 +204,7 @@ def test_who_asks_for_a_range_that_is_being_counted_waits_for_that_count(
     with serve(app) as url, ThreadPoolExecutor(12) as pool:
         asked = [pool.submit(ask, day) for day in [DAY] * 8 + [older] * 2]
         while not counts.ranges:
+            assert not asked[0].done(), "answered without a count"
             time.sleep(0.01)
         assert httpx.get(f"{url}/healthz").status_code == 200
         assert not asked[0].done(), "the others' pages need not wait for the count"
@@ -284,6 +286,27 @@ def test_busy_lake_does_not_hold_up_the_page(signed_in, context, monkeypatch):
         page = read_page(signed_in("viewer"))
     assert "The lake is busy" in section(page, "label-maturity")
     assert figure(page, "total-alerts") == "10"
+
+
+@pytest.mark.usefixtures("decided")
+def test_lake_that_a_night_takes_just_before_it_is_opened_does_not_hold_up_the_page(
+    signed_in, context, monkeypatch
+):
+    make_lake(context.warehouse)
+    night = FileLock(context.warehouse.lake_folder / "commit.lock", thread_local=False)
+    real = Lake.open
+
+    def open_late(*arguments, **options):
+        night.acquire()
+        threading.Timer(3, night.release).start()
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(label_progress, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(label_progress.Lake, "open", open_late)
+    began = time.monotonic()
+    page = read_page(signed_in("viewer"))
+    assert time.monotonic() - began < 2.5
+    assert "The lake is busy" in section(page, "label-maturity")
 
 
 def test_lake_that_broke_is_opened_anew(context):

@@ -487,6 +487,22 @@ def test_words_of_an_error_end_before_the_advice_begins(queue, ada):
     assert re.fullmatch(rf"Somebody was faster\. Case {case_id} [^.]+\. Look at what .*\.", text)
 
 
+@pytest.mark.parametrize("field", ["note", "back", "case"])
+@pytest.mark.parametrize("path", ["/cases/1/decide", "/cases/decide", "/cases/1/snooze"])
+def test_halves_of_letters_are_refused_in_words(queue, ada, path, field):
+    seed(queue, 1)
+    values = {"case": "1", "verdict": "fraud", "note": ""} | {field: r"\ud800"}
+    parts = [
+        f'--b\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'
+        for name, value in values.items()
+    ]
+    kind = "multipart/form-data; boundary=b; charset=unicode_escape"
+    content = "".join([*parts, "--b--\r\n"]).encode()
+    answer = ada.post(path, content=content, headers={"Content-Type": kind})
+    assert answer.status_code == 400
+    assert "readable characters" in answer.text
+
+
 def test_viewer_may_not_act(queue, signed_in):
     (case_id,) = seed(queue, 1)
     viewer = signed_in("viewer")

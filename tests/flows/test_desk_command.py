@@ -46,10 +46,16 @@ def config(tmp_path) -> Path:
 
 @pytest.fixture
 def run(run, config, monkeypatch):
-    """Run a command on the project, with a line of standard input."""
+    """Run a command on the project, with a line of standard input.
 
-    def run_on_project(*words: object, stdin: str = "") -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+    It comes as bytes, which ``errors`` says how to read where they are no UTF-8.
+    """
+
+    def run_on_project(
+        *words: object, stdin: str | bytes = b"", errors: str = "strict"
+    ) -> tuple[int, str, str]:
+        given = io.BytesIO(stdin.encode() if isinstance(stdin, str) else stdin)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(given, "utf-8", errors))
         return run(*words, "--config", config)
 
     return run_on_project
@@ -237,6 +243,16 @@ def test_password_is_never_an_argument_and_never_made_up(users, queue):
     assert "12 to" in message
     assert find_analyst(queue, "ada") is None
     assert users("add", "ada", "--password", PASSWORD)[0] == 2
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # the second in the C locale
+def test_password_of_bytes_that_are_no_text_is_refused_without_telling_it(users, queue, errors):
+    secret = b"correct horse \xff\xfe"
+    code, output, message = users("add", "ada", "--password-stdin", stdin=secret, errors=errors)
+    assert (code, output) == (2, "")
+    assert "expected a password in" in message
+    assert "horse" not in message
+    assert find_analyst(queue, "ada") is None
 
 
 def test_person_of_a_proxy_needs_no_password(users, queue):

@@ -202,7 +202,7 @@ def test_decision_becomes_a_label_when_it_cannot_be_taken_back(context, monkeypa
         queue.clock = lambda: month_ago
         queue.decide(old.id, "genuine", "ana")
     assert collect_decisions.fn(context) == 0, "the old one waits for the young one before it"
-    monkeypatch.setattr("warehouse.queue.UNDO_WINDOW", timedelta(0))
+    monkeypatch.setattr("warehouse.queue.SETTLED_AFTER", timedelta(0))
     assert collect_decisions.fn(context) == 2
     assert collect_decisions.fn(context) == 0
     said = context.lake().connection.execute(

@@ -1,4 +1,4 @@
-"""Databases for the queue's tests: a file in tmp_path, and a throw-away PostgreSQL server."""
+"""Queues for tests, with a clock to move: in a file in tmp_path, and in a throw-away PostgreSQL."""
 
 import importlib.util
 import os
@@ -10,6 +10,9 @@ from uuid import uuid4
 
 import pytest
 from sqlalchemy import create_engine, make_url
+
+from tests.alerts import Clock
+from warehouse.queue import Queue
 
 SERVER_USER = "nobody"
 
@@ -76,3 +79,15 @@ def queue_url(request, tmp_path):
         connection.exec_driver_sql(f"CREATE DATABASE {name}")
     engine.dispose()
     return url.set(database=name).render_as_string(hide_password=False)
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def queue(queue_url, clock):
+    """An open, empty queue in a database of each kind."""
+    with Queue.open(queue_url, create=True, clock=clock) as opened:
+        yield opened

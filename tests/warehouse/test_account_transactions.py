@@ -1,22 +1,24 @@
 """The account's story: what is kept of it, and what is read from the lake for it."""
 
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, datetime, time, timedelta
 
 import polars as pl
 import pytest
+from sqlalchemy import event
 
+from tests.alerts import DAY, new_alert
 from warehouse import account_transactions
 from warehouse.account_transactions import (
+    KEPT_FOR,
     STORY_DAYS,
     STORY_ROWS,
     keep_transactions,
     read_account_transactions,
 )
 from warehouse.connection import Lake, WarehouseSettings
-from warehouse.queue import Queue
+from warehouse.queue_decisions import Verdict, decide_alerts
 from warehouse.reads import read_newest_transactions
 
-DAY = date(2026, 3, 2)
 NOON = datetime.combine(DAY, time(12), UTC)
 
 
@@ -32,12 +34,6 @@ def rows(account, moments, *, amount=1.0):
         },
         schema_overrides={"occurred_at": pl.Datetime("us", "UTC")},
     )
-
-
-@pytest.fixture
-def queue(queue_url):
-    with Queue.open(queue_url, create=True) as opened:
-        yield opened
 
 
 def story(queue, account, until=NOON):
@@ -75,6 +71,69 @@ def test_story_ends_at_its_moment_and_is_bounded_by_days_and_rows(queue):
         long_ago + timedelta(seconds=1),
         NOON,
     ]
+
+
+def test_what_is_a_year_older_than_all_that_is_given_is_dropped_of_these_accounts(queue):
+    edge = NOON - KEPT_FOR
+    for account in ("a", "b"):
+        keep_transactions(queue, rows(account, [edge - timedelta(seconds=1), edge]))
+    given = rows("a", [NOON, NOON + timedelta(days=30)])
+    assert keep_transactions(queue, given) == 2
+    assert [one.occurred_at for one in story(queue, "a", edge)] == [edge]
+    assert len(story(queue, "b", edge)) == 2
+    assert keep_transactions(queue, given) == 0
+    assert len(story(queue, "a", NOON + timedelta(days=30))) == 2
+
+
+def test_story_of_a_case_that_somebody_may_have_to_decide_is_never_dropped(queue):
+    then = NOON - KEPT_FOR - timedelta(days=1)
+    alerts = {
+        name: new_alert(name, account=name, day=then.date(), occurred_at=then)
+        for name in ("open", "done", "second")
+    }
+    queue.enqueue(then.date(), "nightly", list(alerts.values()))
+    numbers = {alert.transaction_id: alert.id for alert in queue.alerts_of_day(then.date())}
+    for name in ("done", "second"):
+        (made,) = decide_alerts(queue, [Verdict(numbers[name], "fraud")], "ana").decided
+    changed = Verdict(numbers["second"], "genuine", seen=made)
+    decide_alerts(queue, [changed], "ana", second_above=1.0)
+    for name in alerts:
+        keep_transactions(queue, rows(name, [then - timedelta(days=59), then]))
+    keep_transactions(queue, pl.concat([rows(name, [NOON]) for name in alerts]))
+    assert {name: len(story(queue, name, then)) for name in alerts} == {
+        "open": 2,
+        "done": 0,
+        "second": 2,
+    }
+
+
+@pytest.mark.parametrize("later", [0, 1])
+def test_case_needs_no_more_than_its_days(queue, later):
+    edge = NOON - KEPT_FOR
+    alert_at = edge + timedelta(days=STORY_DAYS, seconds=later - 1)
+    alert = new_alert("t", account="a", day=alert_at.date(), occurred_at=alert_at)
+    queue.enqueue(alert_at.date(), "nightly", [alert])
+    keep_transactions(queue, rows("a", [edge - timedelta(microseconds=1)]))
+    keep_transactions(queue, rows("a", [NOON]))
+    assert len(story(queue, "a", edge)) == (0 if later else 1)
+
+
+def test_bygones_are_found_by_indexes(queue):
+    if not queue.database.is_sqlite:
+        pytest.skip("plans of PostgreSQL depend on its statistics")
+    plans = []
+
+    def explain(connection, _cursor, statement, parameters, _context, _many):
+        if statement.startswith("DELETE"):
+            found = connection.connection.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+            plans.extend(row[3] for row in found)
+
+    event.listen(queue.database.engine, "before_cursor_execute", explain)
+    keep_transactions(queue, rows("a", [NOON]))
+    event.remove(queue.database.engine, "before_cursor_execute", explain)
+    assert any("ix_account_transactions_account_id_occurred_at" in step for step in plans), plans
+    assert any("ix_alerts_account_id" in step for step in plans), plans
+    assert not any("SCAN" in step for step in plans), plans
 
 
 @pytest.fixture

@@ -1,11 +1,12 @@
 """Who may use the desk: passwords, lock-out, sessions and tokens, on both databases."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import func, select, update
 
+from tests.alerts import NOON
 from warehouse import analysts
 from warehouse.analysts import (
     LOCKED_FOR,
@@ -22,7 +23,6 @@ from warehouse.analysts import (
 from warehouse.api_tokens import add_token, find_holder, list_tokens, revoke_token
 from warehouse.audit_trail import list_events
 from warehouse.errors import UserError
-from warehouse.queue import Queue
 from warehouse.queue_tables import ANALYSTS, API_TOKENS, SESSIONS
 from warehouse.sessions import (
     SessionLimits,
@@ -34,31 +34,9 @@ from warehouse.sessions import (
     start_session,
 )
 
-NOON = datetime(2026, 3, 21, 12, tzinfo=UTC)
 PASSWORD = "correct horse battery"  # noqa: S105 - of people who live as long as a test
 OTHER = "staple correct horse"
 LIMITS = SessionLimits(idle=timedelta(minutes=30), absolute=timedelta(hours=12))
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    now = NOON
-
-    def __call__(self):
-        """Give the moment."""
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def queue(queue_url, clock):
-    with Queue.open(queue_url, create=True, clock=clock) as opened:
-        yield opened
 
 
 @pytest.fixture(autouse=True)
@@ -152,7 +130,7 @@ def test_fifth_wrong_password_in_a_row_locks_for_a_quarter_of_an_hour(queue, ada
     assert check_password(queue, "ada", PASSWORD) is None
     clock.now += LOCKED_FOR - timedelta(seconds=1)
     assert check_password(queue, "ada", PASSWORD) is None
-    clock.now += timedelta(seconds=1)
+    clock.advance(seconds=1)
     assert check_password(queue, "ada", PASSWORD) == ada
 
 
@@ -268,7 +246,7 @@ def test_session_ends_when_idle_and_in_any_case_at_last(queue, ada, clock):
     while clock.now < used_until:
         assert find_session(queue, begun.token, LIMITS)
         note_use(queue, begun.token)
-        clock.now += timedelta(minutes=29)
+        clock.advance(minutes=29)
     clock.now = NOON + LIMITS.absolute
     note_use(queue, begun.token)
     assert find_session(queue, begun.token, LIMITS) is None
@@ -285,7 +263,7 @@ def test_use_is_noted_at_most_once_a_minute(queue, ada):
 
 def test_sign_in_ends_the_session_before_and_clears_what_ended(queue, ada, clock):
     ended = start_session(queue, ada, LIMITS)
-    clock.now += timedelta(hours=1)
+    clock.advance(hours=1)
     before = start_session(queue, ada, LIMITS)
     after = start_session(queue, ada, LIMITS, instead_of=before.token)
     assert find_session(queue, before.token, LIMITS) is None
@@ -326,7 +304,7 @@ def test_token_stands_for_its_analyst_until_it_ends(queue, clock):
     holder = find_holder(queue, token)
     assert (holder.name, holder.role, holder.scopes) == ("ada", "analyst", {"read", "feed"})
     assert find_holder(queue, token[:-1]) is None
-    clock.now += timedelta(days=2)
+    clock.advance(days=2)
     assert find_holder(queue, token) is None
 
 
@@ -349,7 +327,7 @@ def test_enabling_again_brings_back_no_token(queue, clock):
     of_eve = add_token(queue, "eves", "eve", ["read"], days=None, actor="root")
     tokens = [add_token(queue, n, "ada", ["read"], days=None, actor="root") for n in ("a", "b")]
     revoke_token(queue, "a", "root")
-    clock.now += timedelta(hours=1)
+    clock.advance(hours=1)
     disable_analyst(queue, "ada", "boss")
     enable_analyst(queue, "ada", "boss")
     assert [find_holder(queue, token) for token in tokens] == [None, None]

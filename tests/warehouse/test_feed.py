@@ -3,42 +3,17 @@
 import random
 import time
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, date, datetime
 from threading import Event
 
 import pytest
 
+from tests.alerts import DAY, new_alert
 from warehouse.errors import UserError
 from warehouse.feed import newest_change, read_feed
-from warehouse.queue import NewAlert, Queue, Reason
 from warehouse.queue_changes import Change, append_changes
 
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 WRITERS = 4
 WRITES = 20
-
-
-def new_alert(number, *, account="a1"):
-    return NewAlert(
-        transaction_id=f"t{number}",
-        occurred_at=NOON,
-        account_id=account,
-        merchant_id="m1",
-        amount=10.0 + number,
-        score=3.0,
-        rank_of_day=number + 1,
-        members={"gaussian": 3.0},
-        reasons=[Reason("amount", 10.0, 2.0, "amount is unusual")],
-        model_version="7",
-        probability=0.25,
-    )
-
-
-@pytest.fixture
-def queue(queue_url):
-    with Queue.open(queue_url, create=True, clock=lambda: NOON) as opened:
-        yield opened
 
 
 def read_all(queue, *, limit, cursor=0):
@@ -61,13 +36,13 @@ def test_blocks_of_any_size_give_the_same_changes(queue, limit):
 
 
 def test_a_change_carries_the_facts_of_its_alert(queue):
-    queue.enqueue(DAY, "nightly", [new_alert(0)])
+    queue.enqueue(DAY, "nightly", [new_alert(0, probability=0.25)])
     opened, queued = read_feed(queue, cursor=0, limit=10).changes
     assert (opened.kind, opened.alert) == ("case_opened", None)
     assert queued.kind == "alert_queued"
     assert (queued.alert.id, queued.alert.transaction_id) == (queued.alert_id, "t0")
     assert (queued.alert.account_id, queued.alert.amount, queued.alert.score) == ("a1", 10.0, 3.0)
-    assert (queued.alert.probability, queued.alert.reasons) == (0.25, ("amount is unusual",))
+    assert (queued.alert.probability, queued.alert.reasons) == (0.25, ("amount 10.00 is unusual",))
 
 
 def test_the_end_keeps_its_cursor_until_there_is_more(queue):

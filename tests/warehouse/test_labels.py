@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.alerts import new_alert
 from warehouse.connection import Lake
 from warehouse.errors import SettingsError, SourceError, UserError
 from warehouse.labels import (
@@ -20,7 +21,7 @@ from warehouse.labels import (
     record_decisions,
 )
 from warehouse.privacy import PseudonymKey
-from warehouse.queue import NewAlert, Queue
+from warehouse.queue import Queue
 from warehouse.queue_records import Decision
 from warehouse.reads import read_truth
 
@@ -508,27 +509,15 @@ def test_id_that_returned_years_later_is_the_newest_that_had_happened(new_landin
 # decisions
 
 
-def alert(number):
-    return NewAlert(
-        transaction_id=f"t0115-{number}",
-        occurred_at=NOON,
-        account_id=f"account {number}",
-        merchant_id=f"shop {number}",
-        amount=10.0,
-        score=1.0,
-        rank_of_day=number + 1,
-        members={},
-        reasons=(),
-        model_version="1",
-    )
-
-
 @pytest.fixture
 def decided(tmp_path):
     """A queue with five alerts; the n-th verdict comes n hours after the first."""
     moments = (NOON + timedelta(days=1, hours=n) for n in range(100))
     with Queue.open(tmp_path / "queue.sqlite", create=True, clock=lambda: next(moments)) as queue:
-        queue.enqueue(DAY, "nightly", [alert(number) for number in range(5)])
+        alerts = [
+            new_alert(f"t0115-{n}", account=f"account {n}", merchant=f"shop {n}") for n in range(5)
+        ]
+        queue.enqueue(DAY, "nightly", alerts)
         yield queue
 
 

@@ -2,8 +2,7 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from datetime import UTC, date, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import pairwise
 from tempfile import TemporaryDirectory
 from threading import Barrier
@@ -14,36 +13,11 @@ from hypothesis import strategies as st
 from sqlalchemy import create_engine, text
 from sqlalchemy.exc import DBAPIError
 
+from tests.alerts import DAY, NOON, changes, new_alert
 from warehouse.errors import WarehouseError
 from warehouse.queue import LANES, NewAlert, NotInQueueError, Queue, Reason
-from warehouse.queue_changes import read_changes
 from warehouse.queue_decisions import retract_decision
-from warehouse.queue_statements import UNDO_WINDOW
-
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
-
-
-def new_alert(number, *, account="a1", score=3.0, amount=10.0, day=DAY, reasons=None):
-    why = Reason("amount", amount, 2.0, f"amount {amount:.2f} is unusual")
-    return NewAlert(
-        transaction_id=f"t{number}",
-        occurred_at=datetime.combine(day, datetime.min.time(), UTC) + timedelta(seconds=number),
-        account_id=account,
-        merchant_id="m1",
-        amount=amount,
-        score=score,
-        rank_of_day=number + 1,
-        members={"gaussian": score, "vae": 1.5},
-        reasons=[why] if reasons is None else reasons,
-        model_version="7",
-    )
-
-
-@pytest.fixture
-def queue(queue_url):
-    with Queue.open(queue_url, create=True, clock=lambda: NOON) as opened:
-        yield opened
+from warehouse.queue_statements import SETTLED_AFTER, UNDO_WINDOW
 
 
 def contents(queue):
@@ -86,8 +60,8 @@ def test_enqueue_in_another_lane_leaves_known_transactions_alone(queue):
     ]
 
 
-def sampled(number, probability=0.02, **changes):
-    return replace(new_alert(number, **changes), inclusion_probability=probability)
+def sampled(number, probability=0.02, **fields):
+    return new_alert(number, inclusion_probability=probability, **fields)
 
 
 def test_inclusion_probability_comes_back_wherever_the_alert_is_read(queue):
@@ -176,7 +150,7 @@ def test_alert_comes_back_as_it_went_in(queue):
 
 def test_occurred_at_in_another_zone_is_the_same_moment(queue):
     moment = datetime(2026, 3, 2, 1, tzinfo=timezone(timedelta(hours=5)))
-    queue.enqueue(DAY, "nightly", [NewAlert(**{**vars(new_alert(0)), "occurred_at": moment})])
+    queue.enqueue(DAY, "nightly", [new_alert(0, occurred_at=moment)])
     assert queue.case(1).alerts[0].occurred_at == datetime(2026, 3, 1, 20, tzinfo=UTC)
 
 
@@ -237,58 +211,56 @@ def test_later_decision_counts_and_both_are_kept(queue):
     assert (newest.transaction_id, newest.event_date, newest.decided_at) == ("t0", DAY, NOON)
 
 
-def test_decisions_settle_in_their_order_and_those_taken_back_never_do(queue_url):
-    now = [NOON]
-    with Queue.open(queue_url, create=True, clock=lambda: now[0]) as queue:
-        queue.enqueue(DAY, "nightly", [new_alert(n) for n in range(5)])
+def test_decisions_settle_in_their_order_and_those_taken_back_never_do(queue, clock):
+    queue.enqueue(DAY, "nightly", [new_alert(n) for n in range(5)])
 
-        def settled(after=0):
-            found = queue.decisions(after=after, settled_before=queue.settled_before())
-            return [decision.id for decision in found]
+    def settled(after=0):
+        found = queue.decisions(after=after, settled_before=queue.settled_before())
+        return [decision.id for decision in found]
 
-        for number, minutes in enumerate([0, 1, 3, 2, 4], start=1):
-            now[0] = NOON + timedelta(minutes=minutes)  # the fourth's clock is behind
-            queue.decide(number, "fraud", "ana")
-        retract_decision(queue, 2, "ana")
-        assert settled() == []
-        now[0] = NOON + UNDO_WINDOW
-        assert settled() == [], "it may still be taken back in this very moment"
-        now[0] += timedelta(minutes=2, seconds=1)
-        assert settled() == [1], "the fourth is old enough, but the third before it is not"
-        now[0] += timedelta(minutes=1)
-        assert settled() == [1, 3, 4]
-        assert settled(after=3) == [4]
-        now[0] += timedelta(minutes=1)
-        assert settled(after=4) == [5]
-        assert [d.id for d in queue.decisions() if d.is_retracted] == [2]
+    for number, minutes in enumerate([0, 1, 3, 2, 4], start=1):
+        clock.now = NOON + timedelta(minutes=minutes)  # the fourth's clock is behind
+        queue.decide(number, "fraud", "ana")
+    retract_decision(queue, 2, "ana")
+    assert settled() == []
+    clock.now = NOON + UNDO_WINDOW
+    assert settled() == [], "it may still be taken back in this very moment"
+    clock.now = NOON + SETTLED_AFTER
+    assert settled() == [], "or by who has a clock that is a minute behind"
+    clock.advance(minutes=2, seconds=1)
+    assert settled() == [1], "the fourth is old enough, but the third before it is not"
+    clock.advance(minutes=1)
+    assert settled() == [1, 3, 4]
+    assert settled(after=3) == [4]
+    clock.advance(minutes=1)
+    assert settled(after=4) == [5]
+    assert [d.id for d in queue.decisions() if d.is_retracted] == [2]
 
 
-def test_settled_decisions_are_those_that_no_later_one_follows(queue_url):
-    now = [NOON]
-    with Queue.open(queue_url, create=True, clock=lambda: now[0]) as queue:
-        queue.enqueue(DAY, "nightly", [new_alert(n) for n in range(4)])
-        for number, verdicts in ((1, ["fraud", "unsure"]), (2, ["fraud", "genuine"])):
-            for verdict in verdicts:
-                queue.decide(number, verdict, "ana")
-        for verdict in ("genuine", "fraud"):
-            queue.decide(3, verdict, "ana")
-        retract_decision(queue, queue.last_decision(), "ana")
-        queue.decide(4, "fraud", "ana")
-        now[0] += timedelta(minutes=1)
-        queue.decide(4, "unsure", "ana")
-        now[0] = NOON + UNDO_WINDOW + timedelta(seconds=1)
+def test_settled_decisions_are_those_that_no_later_one_follows(queue, clock):
+    queue.enqueue(DAY, "nightly", [new_alert(n) for n in range(4)])
+    for number, verdicts in ((1, ["fraud", "unsure"]), (2, ["fraud", "genuine"])):
+        for verdict in verdicts:
+            queue.decide(number, verdict, "ana")
+    for verdict in ("genuine", "fraud"):
+        queue.decide(3, verdict, "ana")
+    retract_decision(queue, queue.last_decision(), "ana")
+    queue.decide(4, "fraud", "ana")
+    clock.advance(minutes=1)
+    queue.decide(4, "unsure", "ana")
+    clock.now = NOON + SETTLED_AFTER + timedelta(seconds=1)
 
-        def settled(after=0):
-            found = queue.decisions(after=after, settled_before=queue.settled_before())
-            return [(decision.alert_id, decision.verdict) for decision in found]
+    def settled(after=0):
+        found = queue.decisions(after=after, settled_before=queue.settled_before())
+        return [(decision.alert_id, decision.verdict) for decision in found]
 
-        kept = [(1, "unsure"), (2, "genuine"), (3, "genuine"), (4, "fraud")]
-        assert settled() == kept, "the newest one on the fourth may still be taken back"
-        assert settled(after=7) == []
-        now[0] += timedelta(minutes=1)
-        assert settled() == [*kept[:3], (4, "unsure")]
-        assert settled(after=7) == [(4, "unsure")]
-        assert len(queue.decisions()) == 8
+    kept = [(1, "unsure"), (2, "genuine"), (3, "genuine")]
+    assert settled() == kept, "what stands on the fourth is open: unsure may be taken back"
+    assert settled(after=5) == []
+    clock.advance(minutes=1)
+    assert settled() == [*kept, (4, "unsure")]
+    assert settled(after=5) == [(4, "unsure")]
+    assert len(queue.decisions()) == 8
 
 
 def test_settled_moment_waits_for_a_retraction_that_is_being_written(tmp_path):
@@ -302,7 +274,7 @@ def test_settled_moment_waits_for_a_retraction_that_is_being_written(tmp_path):
                 time.sleep(0.05)
                 asked.append(queue.clock())
                 assert not answer.done()
-            assert answer.result() >= asked[0] - UNDO_WINDOW
+            assert answer.result() >= asked[0] - SETTLED_AFTER
 
 
 def test_retracted_verdict_counts_nowhere(queue):
@@ -318,8 +290,7 @@ def test_retracted_verdict_counts_nowhere(queue):
 def test_enqueue_logs_each_change_in_order(queue):
     queue.enqueue(DAY, "nightly", [new_alert(0), new_alert(1, account="a2"), new_alert(2)])
     queue.enqueue(DAY + timedelta(1), "nightly", [new_alert(3)])
-    with queue.database.read() as connection:
-        logged = read_changes(connection, after=0, limit=100)
+    logged = changes(queue)
     cases = {case.account_id: case.id for case in queue.cases()}
     alerts = {a.transaction_id: a.id for a in queue.alerts_between(DAY, DAY + timedelta(1))}
     assert [(c.kind, c.case_id, c.alert_id) for c in logged] == [
@@ -347,8 +318,7 @@ def test_enqueue_logs_each_change_in_order(queue):
 def test_verdicts_are_logged_as_changes(queue):
     queue.enqueue(DAY, "nightly", [new_alert(0)])
     queue.decide(1, "fraud", "ana", "card stolen")
-    with queue.database.read() as connection:
-        made, closed = read_changes(connection, after=2, limit=100)
+    made, closed = changes(queue, after=2)
     assert (made.kind, made.alert_id, made.case_id, made.actor) == ("decision_made", 1, 1, "ana")
     assert (made.details["verdict"], made.details["note"]) == ("fraud", "card stolen")
     assert (closed.kind, closed.case_id, closed.actor) == ("case_closed", 1, "ana")
@@ -482,11 +452,10 @@ def test_twenty_nights_of_a_hundred_alerts_are_quick_and_linear(queue):
     assert queue.verify_audit() is None
 
 
-def test_error_of_a_locked_queue_says_so(tmp_path, monkeypatch):
+def test_error_of_a_locked_queue_says_so(queue_url, monkeypatch):
     monkeypatch.setattr("warehouse.queue_database.LOCK_SECONDS", 0.05)
-    path = tmp_path / "queue.sqlite"
-    holder = Queue.open(path, create=True)
-    with holder, Queue.open(path, create=False) as other, holder.database.write():
+    holder = Queue.open(queue_url, create=True)
+    with holder, Queue.open(queue_url, create=False) as other, holder.database.write():
         for queue in (other, holder):
             assert queue.cases() == []
             with pytest.raises(WarehouseError, match="locked"):

@@ -1,53 +1,15 @@
-from datetime import UTC, date, datetime, timedelta
+from sqlalchemy import event
 
-import pytest
-
-from warehouse.queue import NewAlert, Queue
+from tests.alerts import DAY, NOON, new_alert
+from warehouse.queue import Queue
 from warehouse.queue_batches import fingerprint, read_batch, read_last_batch, read_waiting
 from warehouse.queue_decisions import Verdict, decide_alerts, refuse_proposal
-from warehouse.queue_retractions import retract_decision
-
-DAY = date(2026, 3, 20)
-
-
-class Clock:
-    """A clock that tests move."""
-
-    now = datetime(2026, 3, 21, 12, tzinfo=UTC)
-
-    def __call__(self):
-        """Give the moment."""
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def queue(queue_url, clock):
-    with Queue.open(queue_url, create=True, clock=clock) as opened:
-        yield opened
+from warehouse.queue_retractions import retract_decision, retract_decisions
 
 
 def seed(queue, amounts):
     """Queue alerts of the amounts, three to a case."""
-    alerts = [
-        NewAlert(
-            transaction_id=f"t{number}",
-            occurred_at=datetime(2026, 3, 20, 9, tzinfo=UTC),
-            account_id=f"a{number // 3}",
-            merchant_id="m",
-            amount=amount,
-            score=1.0,
-            rank_of_day=number + 1,
-            members={},
-            reasons=(),
-            model_version="1",
-        )
-        for number, amount in enumerate(amounts)
-    ]
+    alerts = [new_alert(n, account=f"a{n // 3}", amount=a) for n, a in enumerate(amounts)]
     queue.enqueue(DAY, "nightly", alerts)
     return [alert.id for alert in queue.alerts_of_day(DAY)]
 
@@ -96,7 +58,7 @@ def test_fingerprint_fits_no_figures_of_an_earlier_moment(queue):
 def test_last_batch_is_what_was_decided_in_one_go(queue, clock):
     first, second, third, _ = seed(queue, [10, 20, 30, 40])
     decide_alerts(queue, [Verdict(first, "genuine")], "ada")
-    clock.now += timedelta(seconds=1)
+    clock.advance(seconds=1)
     decide_alerts(queue, [Verdict(second, "fraud"), Verdict(third, "fraud")], "ada")
     batch = read_last_batch(queue, "ada")
     assert {each.alert_id for each in batch} == {second, third}
@@ -110,28 +72,73 @@ def test_last_batch_is_what_was_decided_in_one_go(queue, clock):
 def test_batch_ends_with_the_time_to_take_it_back(queue, clock):
     first, *_ = seed(queue, [10])
     decide_alerts(queue, [Verdict(first, "fraud")], "ada")
-    clock.now += timedelta(minutes=5)
+    clock.advance(minutes=5)
     assert read_last_batch(queue, "ada") == ()
 
 
 def test_batch_is_that_of_a_decision_though_a_later_one_was_made(queue, clock):
     first, second, third, _ = seed(queue, [10, 20, 30, 40])
     outcome = decide_alerts(queue, [Verdict(first, "fraud"), Verdict(second, "fraud")], "ada")
-    clock.now += timedelta(seconds=1)
+    clock.advance(seconds=1)
     decide_alerts(queue, [Verdict(third, "genuine")], "ada")
     for number in outcome.decided:
         assert {each.alert_id for each in read_batch(queue, number, "ada")} == {first, second}
         assert read_batch(queue, number, "ben") == ()
     retract_decision(queue, outcome.decided[0], "ada")
     assert [each.alert_id for each in read_batch(queue, outcome.decided[1], "ada")] == [second]
-    clock.now += timedelta(minutes=5)
+    clock.advance(minutes=5)
     assert read_batch(queue, outcome.decided[1], "ada") == ()
+
+
+def test_batch_is_without_what_others_have_decided_anew_while_that_stands(queue, clock):
+    older, first, second, _ = seed(queue, [10, 20, 30, 40])
+    decide_alerts(queue, [Verdict(older, "genuine")], "ada")
+    clock.advance(seconds=1)
+    verdicts = [Verdict(first, "fraud"), Verdict(second, "fraud")]
+    decided = decide_alerts(queue, verdicts, "ada").decided
+
+    def offered():
+        batches = [read_batch(queue, number, "ada") for number in decided]
+        batches.append(read_last_batch(queue, "ada"))
+        (alerts,) = {tuple(sorted(each.alert_id for each in batch)) for batch in batches}
+        return alerts
+
+    def change(alert, seen):
+        return decide_alerts(queue, [Verdict(alert, "genuine", seen=seen)], "bob").decided[0]
+
+    changed = [change(first, decided[0])]
+    assert offered() == (second,)
+    changed.append(change(second, decided[1]))
+    assert offered() == (), "and not what ada decided before"
+    for number in changed:
+        retract_decision(queue, number, "bob")
+    assert offered() == (first, second)
+    change(first, decided[0])
+    batch = read_last_batch(queue, "ada")
+    assert len(retract_decisions(queue, [each.id for each in batch], "ada")) == 1
+
+
+def test_batch_is_found_without_a_scan(tmp_path):
+    plans = []
+
+    def explain(connection, _cursor, statement, parameters, _context, _many):
+        if statement.startswith("SELECT"):
+            rows = connection.connection.execute("EXPLAIN QUERY PLAN " + statement, parameters)
+            plans.extend(row[3] for row in rows)
+
+    with Queue.open(tmp_path / "queue.sqlite", create=True, clock=lambda: NOON) as queue:
+        event.listen(queue.database.engine, "before_cursor_execute", explain)
+        read_last_batch(queue, "ada")
+        read_batch(queue, 1, "ada")
+    assert any("SEARCH later" in step and "ix_decisions_alert_id_id" in step for step in plans)
+    tables = ("cases", "alerts", "decisions", "later", "retractions")
+    assert not [step for step in plans if step.startswith(tuple(f"SCAN {t}" for t in tables))]
 
 
 def test_no_batch_is_the_last_act_once_something_was_proposed_after_it(queue, clock):
     first, second, *_ = seed(queue, [10, 500, 500])
     decide_alerts(queue, [Verdict(first, "fraud")], "ada")
-    clock.now += timedelta(seconds=1)
+    clock.advance(seconds=1)
     decide_alerts(queue, [Verdict(second, "fraud")], "ada", second_above=99)
     assert read_last_batch(queue, "ada") == ()
     refuse_proposal(queue, 1, "ada", "")

@@ -7,9 +7,9 @@ from datetime import UTC, date, datetime, timedelta
 import pytest
 from sqlalchemy import select
 
+from tests.alerts import DAY, NOON, Clock, changes, new_alert
 from warehouse.errors import UserError
-from warehouse.queue import NewAlert, Queue
-from warehouse.queue_changes import read_changes
+from warehouse.queue import Queue
 from warehouse.queue_claims import claim_case, next_case, release_case, snooze_case
 from warehouse.queue_decisions import Verdict, decide_alerts
 from warehouse.queue_records import ConflictError, NotInQueueError
@@ -17,52 +17,20 @@ from warehouse.queue_search import CaseFilter
 from warehouse.queue_tables import AUDIT_EVENTS, CASES
 from warehouse.suppressions import suppress
 
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 ANY = CaseFilter()
 
 
-def new_alert(number, *, account=None, amount=10.0):
-    return NewAlert(
-        transaction_id=f"t{number}",
-        occurred_at=datetime(2026, 3, 2, tzinfo=UTC),
-        account_id=account or f"a{number}",
-        merchant_id="m1",
-        amount=amount,
-        score=1.0,
-        rank_of_day=number + 1,
-        members={"vae": 1.0},
-        reasons=[],
-        model_version="7",
-    )
-
-
-class _Clock:
-    def __init__(self):
-        self.now = NOON
-
-    def __call__(self):
-        return self.now
-
-
 @pytest.fixture
-def clock():
-    return _Clock()
-
-
-@pytest.fixture
-def queue(queue_url, clock):
+def queue(queue):
     """Three cases; the third has most at risk."""
-    with Queue.open(queue_url, create=True, clock=clock) as opened:
-        alerts = [new_alert(number, amount=10.0 * (number + 1)) for number in range(3)]
-        opened.enqueue(DAY, "nightly", alerts)
-        yield opened
+    amounts = (10.0, 20.0, 30.0)
+    alerts = [new_alert(n, account=f"a{n}", amount=a) for n, a in enumerate(amounts)]
+    queue.enqueue(DAY, "nightly", alerts)
+    return queue
 
 
 def work_changes(queue):
-    with queue.database.read() as connection:
-        changes = read_changes(connection, after=0, limit=1000)
-    return [c for c in changes if c.kind.startswith("case_") and c.kind != "case_opened"]
+    return [c for c in changes(queue) if c.kind.startswith("case_") and c.kind != "case_opened"]
 
 
 def ids(queue):
@@ -75,7 +43,7 @@ def test_claim_holds_against_others_until_it_runs_out(queue, clock):
     assert claim_case(queue, 1, "ben", minutes=15) == NOON + timedelta(minutes=15)
     with pytest.raises(ConflictError, match="case 1 is claimed by ben until 12:15 UTC"):
         claim_case(queue, 1, "ana", minutes=15)
-    clock.now += timedelta(minutes=15)
+    clock.advance(minutes=15)
     assert claim_case(queue, 1, "ana", minutes=5) == NOON + timedelta(minutes=20)
     kinds = [(change.kind, change.actor) for change in work_changes(queue)]
     assert kinds == [("case_claimed", "ben"), ("case_claimed", "ana")]
@@ -84,7 +52,7 @@ def test_claim_holds_against_others_until_it_runs_out(queue, clock):
 
 def test_own_claim_is_prolonged(queue, clock):
     claim_case(queue, 1, "ben", minutes=15)
-    clock.now += timedelta(minutes=10)
+    clock.advance(minutes=10)
     assert claim_case(queue, 1, "ben", minutes=15) == NOON + timedelta(minutes=25)
 
 
@@ -115,7 +83,7 @@ def test_next_case_is_the_foremost_that_is_free(queue, clock):
     assert next_case(queue, "ana", ANY, minutes=15) == number["a1"]
     assert next_case(queue, "eve", ANY, minutes=15) == number["a0"]
     assert next_case(queue, "ana", ANY, minutes=15) is None
-    clock.now += timedelta(minutes=15)
+    clock.advance(minutes=15)
     assert next_case(queue, "ana", CaseFilter(account="a1"), minutes=15) == number["a1"]
     assert next_case(queue, "ana", ANY, minutes=15) == number["a2"]
 
@@ -150,8 +118,28 @@ def test_snooze_gives_the_claim_back_and_can_be_undone(queue):
     snooze_case(queue, 1, "ben", None)
     snooze_case(queue, 1, "ben", None)
     assert queue.case(1).summary.snoozed_until is None
-    kinds = [(c.kind, c.details.get("until")) for c in work_changes(queue)][1:]
-    assert kinds == [("case_snoozed", "2026-03-04"), ("case_snoozed", None)]
+    said = [(c.kind, c.actor, c.details) for c in work_changes(queue)][1:]
+    assert said == [
+        ("case_snoozed", "ana", {"until": "2026-03-04", "note": ""}),
+        ("case_released", "ana", {"claimed_by": "ana"}),
+        ("case_snoozed", "ben", {"until": None, "note": ""}),
+    ]
+
+
+def test_snooze_of_a_case_whose_claim_ran_out_releases_nothing(queue, clock):
+    claim_case(queue, 1, "ben", minutes=15)
+    clock.advance(minutes=15)
+    snooze_case(queue, 1, "ana", date(2026, 3, 4))
+    snooze_case(queue, 1, "ana", date(2026, 3, 5))
+    claim_case(queue, 1, "ana", minutes=15)
+    snooze_case(queue, 1, "ana", None)  # whoever works on it goes on
+    assert queue.case(1).summary.claimed_by == "ana"
+    kinds = [change.kind for change in work_changes(queue)]
+    assert kinds == [
+        "case_claimed",
+        *("case_snoozed", "case_snoozed"),
+        *("case_claimed", "case_snoozed"),
+    ]
 
 
 def test_new_alerts_wake_their_case_and_the_same_day_again_does_not(queue):
@@ -210,8 +198,8 @@ def take_all(queue, analyst, taken):
 
 def test_twenty_callers_of_next_case_get_each_case_once(queue_url):
     many = 1000 if queue_url.startswith("sqlite") else 200
-    with Queue.open(queue_url, create=True, clock=_Clock()) as queue:
-        queue.enqueue(DAY, "nightly", [new_alert(number) for number in range(many)])
+    with Queue.open(queue_url, create=True, clock=Clock()) as queue:
+        queue.enqueue(DAY, "nightly", [new_alert(n, account=f"a{n}") for n in range(many)])
         taken = []
         workers = [
             threading.Thread(target=take_all, args=(queue, f"analyst {n}", taken))

@@ -2,14 +2,13 @@
 
 import threading
 from collections import Counter
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 
 import pytest
 from sqlalchemy import event, select
 
+from tests.alerts import DAY, NOON, changes, last_change, new_alert
 from warehouse.errors import UserError
-from warehouse.queue import NewAlert, Queue
-from warehouse.queue_changes import read_changes
 from warehouse.queue_claims import claim_case, snooze_case
 from warehouse.queue_decisions import (
     Verdict,
@@ -24,55 +23,13 @@ from warehouse.queue_records import ConflictError, NotInQueueError
 from warehouse.queue_retractions import retract_decisions
 from warehouse.queue_tables import AUDIT_EVENTS, DECISIONS
 
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
-
-
-def new_alert(number, *, account="a1", amount=10.0):
-    return NewAlert(
-        transaction_id=f"t{number}",
-        occurred_at=datetime(2026, 3, 2, tzinfo=UTC),
-        account_id=account,
-        merchant_id="m1",
-        amount=amount,
-        score=1.0 + number % 3,
-        rank_of_day=number + 1,
-        members={"vae": 1.0},
-        reasons=[],
-        model_version="7",
-        probability=0.5,
-    )
-
-
-class _Clock:
-    def __init__(self):
-        self.now = NOON
-
-    def __call__(self):
-        return self.now
-
 
 @pytest.fixture
-def clock():
-    return _Clock()
-
-
-@pytest.fixture
-def queue(queue_url, clock):
+def queue(queue):
     """Account a1 with alerts 1 (10.0) and 2 (900.0) in case 1, account a2 with alert 3."""
-    with Queue.open(queue_url, create=True, clock=clock) as opened:
-        opened.enqueue(DAY, "nightly", [new_alert(0), new_alert(1, amount=900.0)])
-        opened.enqueue(DAY, "nightly", [new_alert(2, account="a2")])
-        yield opened
-
-
-def changes(queue, after=0):
-    with queue.database.read() as connection:
-        return read_changes(connection, after=after, limit=100_000)
-
-
-def last_change(queue):
-    return max((change.id for change in changes(queue)), default=0)
+    queue.enqueue(DAY, "nightly", [new_alert(0), new_alert(1, amount=900.0)])
+    queue.enqueue(DAY, "nightly", [new_alert(2, account="a2")])
+    return queue
 
 
 def kinds(queue, after):
@@ -380,7 +337,7 @@ def test_retraction_by_another_needs_a_lead_and_none_may_after_the_window(queue,
     with pytest.raises(UserError, match="ana, who made"):
         retract_decision(queue, first, "ben")
     retract_decision(queue, first, "ben", is_lead=True)
-    clock.now += timedelta(minutes=5)
+    clock.advance(minutes=5)
     with pytest.raises(ConflictError, match="older than 5 minutes"):
         retract_decision(queue, second, "ana", is_lead=True)
     for number in (99, 2**70):

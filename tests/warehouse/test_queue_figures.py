@@ -1,7 +1,7 @@
 """The figures of cases: always what their alerts add up to, and touched only where they change."""
 
 from contextlib import suppress
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -9,31 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
-from warehouse.queue import NewAlert, Queue
+from tests.alerts import DAY, NOON, new_alert
+from warehouse.queue import Queue
 from warehouse.queue_decisions import retract_decision
 from warehouse.queue_figures import refresh_cases
 from warehouse.queue_records import ConflictError
 from warehouse.queue_tables import ALERTS, CASES, DECISIONS, PROPOSALS
 
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 RUNS, NAMES = count(), count()
-
-
-def new_alert(name, account="a", *, score=3.0, amount=10.0, probability=None):
-    return NewAlert(
-        transaction_id=name,
-        occurred_at=NOON,
-        account_id=account,
-        merchant_id="m",
-        amount=amount,
-        score=score,
-        rank_of_day=1,
-        members={},
-        reasons=[],
-        model_version="7",
-        probability=probability,
-    )
 
 
 @pytest.fixture
@@ -78,7 +61,7 @@ def enqueue(queue, run, alerts):
     for account, score, amount, probability, shift in alerts:
         name = f"{run}{next(NAMES)}"
         numbers = {"score": score, "amount": amount, "probability": probability}
-        alert = new_alert(name, run + account, **numbers)
+        alert = new_alert(name, account=run + account, **numbers)
         queue.enqueue(DAY + timedelta(shift), "nightly", [alert])
 
 
@@ -127,7 +110,7 @@ def test_later_verdict_leaves_a_closed_case_as_it_was(queue):
 
 
 def test_refresh_tells_what_closed_and_ends_its_claim(queue):
-    queue.enqueue(DAY, "nightly", [new_alert("t1"), new_alert("t2", "b")])
+    queue.enqueue(DAY, "nightly", [new_alert("t1"), new_alert("t2", account="b")])
     with queue.database.write() as connection:
         claim = {"claimed_by": "ana", "claimed_until": NOON, "snoozed_until": DAY}
         connection.execute(update(CASES).values(claim))
@@ -141,7 +124,7 @@ def test_refresh_tells_what_closed_and_ends_its_claim(queue):
 
 
 def test_case_that_lost_its_alerts_closes_with_nothing_in_it(queue):
-    queue.enqueue(DAY, "nightly", [new_alert("t1"), new_alert("t2", "b")])
+    queue.enqueue(DAY, "nightly", [new_alert("t1"), new_alert("t2", account="b")])
     with queue.database.write() as connection:
         connection.execute(update(ALERTS).where(ALERTS.c.id == 2).values(case_id=1))
         assert refresh_cases(connection, [1, 2], NOON) == (2,)

@@ -2,7 +2,7 @@
 
 import base64
 import json
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 from itertools import pairwise
 
 import pytest
@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy import event
 
+from tests.alerts import DAY, NOON, new_alert
 from warehouse.errors import UserError
-from warehouse.queue import NewAlert, Queue, Reason
+from warehouse.queue import Queue
 from warehouse.queue_claims import claim_case, snooze_case
 from warehouse.queue_decisions import Verdict, decide_alerts
 from warehouse.queue_search import (
@@ -23,46 +24,6 @@ from warehouse.queue_search import (
     list_lanes_models,
     search_cases,
 )
-
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    now = NOON
-
-    def __call__(self):
-        """Give the moment."""
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def queue(queue_url, clock):
-    with Queue.open(queue_url, create=True, clock=clock) as opened:
-        yield opened
-
-
-def new_alert(name, *, account, amount=10.0, score=3.0, merchant="shop", day=DAY, **values):
-    return NewAlert(
-        transaction_id=name,
-        occurred_at=datetime.combine(day, datetime.min.time(), UTC),
-        account_id=account,
-        merchant_id=merchant,
-        amount=amount,
-        score=score,
-        rank_of_day=1,
-        members={"gaussian": score},
-        reasons=[Reason("amount", amount, 2.0, f"amount {amount:.2f}")],
-        model_version=values.pop("model_version", "7"),
-        **values,
-    )
 
 
 def accounts(page):
@@ -90,7 +51,7 @@ def ranked(queue, clock):
     """Three cases, each the first in other orders; b has no expected loss, c was opened last."""
     queue.enqueue(DAY, "nightly", [new_alert("t1", account="a", score=9.0, probability=0.1)])
     queue.enqueue(DAY, "nightly", [new_alert("t2", account="b", amount=900.0, score=2.0)])
-    clock.now += timedelta(days=1)
+    clock.advance(days=1)
     late = new_alert("t3", account="c", amount=50.0, score=4.0, probability=0.9)
     queue.enqueue(DAY, "nightly", [late])
     return queue
@@ -170,10 +131,10 @@ def test_counts_say_how_many_cases_each_state_has(states):
 
 def test_claims_that_ran_out_and_sleeps_that_are_over_are_none(states, clock):
     assert find(states, claimed_by="ana") == ["mine"]
-    clock.now += timedelta(minutes=16)
+    clock.advance(minutes=16)
     assert find(states, claimed_by="ana") == []
     assert count_cases(states, "ana").mine == 0
-    clock.now += timedelta(days=2)
+    clock.advance(days=2)
     page = search_cases(states, CaseFilter())
     assert "sleeping" in accounts(page)
     assert {(c.claimed_by, c.claimed_until, c.snoozed_until) for c in page.cases} == {
@@ -290,7 +251,11 @@ def test_cursors_that_no_page_gave_are_refused(empty_queue, cursor):
 
 
 @pytest.mark.parametrize(
-    "value", ["2026-03-03", "2026-03-03T12:00:00", "soon", 1.0, None, "2026-13-01T00:00:00+00:00"]
+    "value",
+    [
+        *("2026-03-03", "2026-03-03T12:00:00", "soon", 1.0, None, "2026-13-01T00:00:00+00:00"),
+        *("0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00"),  # beyond what UTC can say
+    ],
 )
 def test_cursors_of_times_need_a_moment(empty_queue, value):
     with pytest.raises(UserError, match="begin again without a cursor"):

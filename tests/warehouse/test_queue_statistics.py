@@ -4,51 +4,19 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from tests.alerts import DAY, NOON
+from tests.alerts import new_alert as new_plain_alert
 from warehouse.errors import UserError
-from warehouse.queue import NewAlert, Queue
+from warehouse.queue import Queue
 from warehouse.queue_claims import snooze_case
 from warehouse.queue_decisions import Verdict, decide_alerts, retract_decision
 from warehouse.queue_statistics import AgeBand, MemberCount, VerdictCount, read_statistics
 
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    now = NOON
-
-    def __call__(self):
-        """Give the moment."""
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def queue(queue_url, clock):
-    with Queue.open(queue_url, create=True, clock=clock) as opened:
-        yield opened
-
-
-def new_alert(name, members=None, *, day=DAY, **values):
-    return NewAlert(
-        transaction_id=name,
-        occurred_at=datetime.combine(day, datetime.min.time(), UTC),
-        account_id=values.pop("account", f"of {name}"),
-        merchant_id="shop",
-        amount=10.0,
-        score=3.0,
-        rank_of_day=1,
-        members=members or {"vae": 3.0, "tails": 1.0},
-        reasons=[],
-        model_version="7",
-        **values,
-    )
+def new_alert(name, members=None, **changes):
+    """Make an alert with a case of its own, in which the variational autoencoder scored highest."""
+    members = members or {"vae": 3.0, "tails": 1.0}
+    return new_plain_alert(name, account=f"of {name}", members=members, **changes)
 
 
 def decide(queue, analyst, **verdicts):
@@ -155,7 +123,7 @@ def test_days_begin_at_midnight_in_utc(queue, clock):
     day = NOON.date()
     clock.now = datetime(2026, 3, 3, 23, 59, 59, 999_999, tzinfo=UTC)
     decide(queue, "ana", t0="fraud")
-    clock.now += timedelta(microseconds=1)
+    clock.advance(microseconds=1)
     decide(queue, "ana", t1="genuine")
     (before,) = read_statistics(queue, day, day).analysts
     (after,) = read_statistics(queue, day + timedelta(days=1), day + timedelta(days=1)).analysts

@@ -1,62 +1,31 @@
 """What the case page is told: the account's transactions, what is usual, and what else there was."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 import pytest
 from sqlalchemy import event
 
+from tests.alerts import DAY, NOON
+from tests.alerts import new_alert as new_plain_alert
 from warehouse.account_transactions import keep_transactions
-from warehouse.queue import NewAlert, NotInQueueError, Queue, Reason
+from warehouse.queue import NotInQueueError, Queue
 from warehouse.queue_claims import claim_case
 from warehouse.queue_decisions import Verdict, decide_alerts, retract_decision
 from warehouse.queue_story import read_story
 
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 NAMES = ("transaction_id", "account_id", "event_date", "occurred_at", "merchant_id", "amount")
-
-
-class Clock:
-    """A clock that moves when it is told to."""
-
-    now = NOON
-
-    def __call__(self):
-        """Give the moment."""
-        return self.now
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def queue(queue_url, clock):
-    with Queue.open(queue_url, create=True, clock=clock) as opened:
-        yield opened
 
 
 def at(day, hour):
     return datetime(day.year, day.month, day.day, hour, 30, tzinfo=UTC)
 
 
-def new_alert(name, *, account="a", merchant="new shop", amount=300.0, day=DAY, hour=3, score=3.0):
-    return NewAlert(
-        transaction_id=name,
-        occurred_at=at(day, hour),
-        account_id=account,
-        merchant_id=merchant,
-        amount=amount,
-        score=score,
-        rank_of_day=1,
-        members={"gaussian": score},
-        reasons=[Reason("amount", amount, 2.0, f"amount {amount:.2f}")],
-        model_version="7",
-        probability=0.5,
-        snapshot_id=42,
-    )
+def new_alert(name, *, day=DAY, hour=3, **changes):
+    """Make an alert at an hour of its day; by itself it stands out by its amount and merchant."""
+    usual = {"account": "a", "merchant": "new shop", "amount": 300.0}
+    ends = {"probability": 0.5, "snapshot_id": 42, "occurred_at": at(day, hour)}
+    return new_plain_alert(name, **(usual | ends | changes))
 
 
 def row_of(alert):
@@ -168,8 +137,8 @@ def test_alerts_come_highest_first_with_everything_that_explains_them(queue):
     queue.enqueue(DAY, "nightly", [new_alert("t1"), new_alert("t2", score=9.0, hour=5)])
     first, second = read_story(queue, 1).alerts
     assert (first.transaction_id, second.transaction_id) == ("t2", "t1")
-    assert first.members == {"gaussian": 9.0}
-    assert first.reasons[0].text == "amount 300.00"
+    assert first.members == {"gaussian": 9.0, "vae": 1.5}
+    assert first.reasons[0].text == "amount 300.00 is unusual"
     assert (first.probability, first.snapshot_id, first.model_version) == (0.5, 42, "7")
 
 
@@ -231,7 +200,7 @@ def test_claim_that_ran_out_is_none(queue, clock):
     queue.enqueue(DAY, "nightly", [new_alert("t1")])
     claim_case(queue, 1, "ana", minutes=10)
     assert read_story(queue, 1).summary.claimed_by == "ana"
-    clock.now += timedelta(minutes=10)
+    clock.advance(minutes=10)
     assert read_story(queue, 1).summary.claimed_by is None
 
 

@@ -1,7 +1,7 @@
 """Laws of the analysts' work that hold whatever they do, in any order, with any clock."""
 
 from collections import Counter
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from tests.alerts import DAY, Clock, changes, last_change, new_alert
 from warehouse.errors import UserError
-from warehouse.queue import NewAlert, Queue
-from warehouse.queue_changes import read_changes
+from warehouse.queue import Queue
 from warehouse.queue_claims import claim_case, snooze_case
 from warehouse.queue_decisions import (
     Verdict,
@@ -22,43 +22,6 @@ from warehouse.queue_decisions import (
 )
 from warehouse.queue_records import ConflictError, NotInQueueError
 from warehouse.queue_tables import ALERTS, AUDIT_EVENTS, CASES, DECISIONS, PROPOSALS, RETRACTIONS
-
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
-
-
-def new_alert(number, *, account="a1", amount=10.0):
-    return NewAlert(
-        transaction_id=f"t{number}",
-        occurred_at=datetime(2026, 3, 2, tzinfo=UTC),
-        account_id=account,
-        merchant_id="m1",
-        amount=amount,
-        score=1.0 + number % 3,
-        rank_of_day=number + 1,
-        members={"vae": 1.0},
-        reasons=[],
-        model_version="7",
-        probability=0.5,
-    )
-
-
-class _Clock:
-    def __init__(self):
-        self.now = NOON
-
-    def __call__(self):
-        return self.now
-
-
-def changes(queue, after=0):
-    with queue.database.read() as connection:
-        return read_changes(connection, after=after, limit=100_000)
-
-
-def last_change(queue):
-    return max((change.id for change in changes(queue)), default=0)
-
 
 ACTIONS = (
     *("claim", "decide", "decide", "redecide", "propose", "confirm", "refuse"),
@@ -75,7 +38,7 @@ ALLOWED = {
     "refuse": {"decision_refused"},
     "say": {"decision_refused", "decision_made", "case_closed", "case_snoozed", "case_released"},
     "retract": {"decision_retracted", "case_reopened", "alert_moved", "case_snoozed"},
-    "snooze": {"case_snoozed"},
+    "snooze": {"case_snoozed", "case_released"},
 }
 FIRST = {
     "claim": "case_claimed",
@@ -111,12 +74,15 @@ class _Desk:
 
     def do(self, action, analyst, pick):
         if action == "wait":
-            self.clock.now += timedelta(minutes=pick)
+            self.clock.advance(minutes=pick)
             return
         if action == "enqueue":
             numbers = range(self.next_number, self.next_number + 3)
             self.next_number += 3
-            alerts = [new_alert(n, account=f"a{(n + pick) % 2}") for n in numbers]
+            alerts = [
+                new_alert(n, account=f"a{(n + pick) % 2}", score=1.0 + n % 3, probability=0.5)
+                for n in numbers
+            ]
             self.queue.enqueue(DAY, "nightly", alerts)
             return
         after = last_change(self.queue)
@@ -193,8 +159,26 @@ class _Desk:
             assert case.awaits_second == any(a.id in proposed for a in mine)
             assert waiting or (case.claimed_by, case.snoozed_until) == (None, None)
         self.check_verdicts(standing)
+        self.check_claims(cases)
         self.check_audit()
         assert self.queue.verify_audit() is None
+
+    def check_claims(self, cases):
+        """Who follows the changes knows who works on what, though claims run out untold."""
+        told = {}
+        for change in changes(self.queue):
+            if change.kind == "case_claimed":
+                told[change.case_id] = change.actor, change.details["until"]
+            elif change.kind in ("case_released", "case_closed"):
+                told.pop(change.case_id, None)
+        now = self.clock.now
+        held = {
+            case.id: (case.claimed_by, case.claimed_until.isoformat())
+            for case in cases
+            if case.claimed_until is not None and case.claimed_until > now
+        }
+        is_held = {id_: claim for id_, claim in told.items() if claim[1] > now.isoformat()}
+        assert is_held == held
 
     def check_audit(self):
         """Each change that is work has its one event, by the same person, on the same thing."""
@@ -224,7 +208,7 @@ class _Desk:
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=st.lists(STEPS, min_size=5, max_size=25))
 def test_laws_hold_whatever_analysts_do_in_any_order(steps):
-    clock = _Clock()
+    clock = Clock()
     with (
         TemporaryDirectory() as folder,
         Queue.open(Path(folder) / "queue.sqlite", create=True, clock=clock) as queue,

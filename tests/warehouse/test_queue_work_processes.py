@@ -7,16 +7,14 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from datetime import UTC, date, datetime
 
 import pytest
 from sqlalchemy import func, select
 
-from warehouse.queue import NewAlert, Queue
+from tests.alerts import DAY, new_alert
+from warehouse.queue import Queue
 from warehouse.queue_changes import read_changes
 from warehouse.queue_tables import ALERTS, CASES, DECISIONS
-
-DAY = date(2026, 3, 2)
 
 PRELUDE = """
 import sys
@@ -42,24 +40,11 @@ with Queue.open(url, create=False) as queue:
 """
 
 
-def new_alert(number, per_account):
-    return NewAlert(
-        transaction_id=f"t{number}",
-        occurred_at=datetime(2026, 3, 2, tzinfo=UTC),
-        account_id=f"a{number // per_account}",
-        merchant_id="m1",
-        amount=10.0,
-        score=1.0,
-        rank_of_day=number + 1,
-        members={"vae": 1.0},
-        reasons=[],
-        model_version="7",
-    )
-
-
 def fill(url, alerts, *, per_account=1):
     with Queue.open(url, create=True) as queue:
-        queue.enqueue(DAY, "nightly", [new_alert(n, per_account) for n in range(alerts)])
+        accounts = [f"a{n // per_account}" for n in range(alerts)]
+        made = [new_alert(n, account=account) for n, account in enumerate(accounts)]
+        queue.enqueue(DAY, "nightly", made)
 
 
 def start_worker(program, url, analyst="ana", first=1, last=1):

@@ -1,6 +1,6 @@
 """Suppressions: what is logged instead of queued, and what that leaves untouched."""
 
-from datetime import UTC, date, datetime, timedelta
+from datetime import timedelta
 from itertools import count
 
 import pytest
@@ -8,40 +8,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import select
 
+from tests.alerts import DAY, NOON, changes, new_alert
 from warehouse.errors import UserError
-from warehouse.queue import NewAlert, Queue, Reason
-from warehouse.queue_changes import read_changes
 from warehouse.queue_records import ConflictError, NotInQueueError
 from warehouse.queue_tables import METADATA, SUPPRESSED_ALERTS
 from warehouse.suppressions import lift_suppression, list_suppressions, suppress
 
-DAY = date(2026, 3, 2)
-NOON = datetime(2026, 3, 3, 12, tzinfo=UTC)
 TODAY = NOON.date()
 NEXT_WEEK = TODAY + timedelta(days=7)
-
-
-def new_alert(number, *, account="a1", merchant="m1", run=""):
-    return NewAlert(
-        transaction_id=f"{run}t{number}",
-        occurred_at=NOON - timedelta(days=1),
-        account_id=f"{run}{account}",
-        merchant_id=f"{run}{merchant}",
-        amount=10.0,
-        score=3.0,
-        rank_of_day=number + 1,
-        members={"vae": 1.5},
-        reasons=[Reason("amount", 10.0, 2.0, "why")],
-        model_version="7",
-        probability=0.25,
-        snapshot_id=4,
-    )
-
-
-@pytest.fixture
-def queue(queue_url):
-    with Queue.open(queue_url, create=True, clock=lambda: NOON) as opened:
-        yield opened
 
 
 def contents(queue):
@@ -53,15 +27,13 @@ def contents(queue):
         }
 
 
-def changes(queue):
-    with queue.database.read() as connection:
-        return read_changes(connection, after=0, limit=10_000)
-
-
 @pytest.mark.parametrize(("kind", "value"), [("account", "a1"), ("merchant", "m9")])
 def test_suppressed_alerts_are_logged_and_not_queued(queue, kind, value):
     number = suppress(queue, kind, f" {value} ", NEXT_WEEK, "a test card ", "lea")
-    alerts = [new_alert(0, merchant="m9"), new_alert(1, account="a2")]
+    alerts = [
+        new_alert(0, merchant="m9", probability=0.25, snapshot_id=4),
+        new_alert(1, account="a2"),
+    ]
     result = queue.enqueue(DAY, "nightly", alerts)
     assert (result.added, result.suppressed, result.cases_opened) == (1, 1, 1)
     assert [a.transaction_id for a in queue.alerts_of_day(DAY)] == ["t1"]
@@ -87,7 +59,7 @@ def test_suppressed_alerts_are_logged_and_not_queued(queue, kind, value):
     assert (row.probability, row.snapshot_id, row.members, row.lane) == (
         0.25,
         4,
-        {"vae": 1.5},
+        {"gaussian": 3.0, "vae": 1.5},
         "nightly",
     )
     assert queue.verify_audit() is None
@@ -191,7 +163,7 @@ RUNS = count()
 def test_enqueuing_a_day_again_changes_nothing_whatever_is_suppressed_between(queue, data):
     run = f"{next(RUNS)} "  # examples share the queue, and nothing else
     alerts = [
-        new_alert(n, account=f"a{n % 3}", merchant=f"m{n % 2}", run=run)
+        new_alert(f"{run}t{n}", account=f"{run}a{n % 3}", merchant=f"{run}m{n % 2}")
         for n in range(data.draw(st.integers(1, 8)))
     ]
     targets = [("account", "a0"), ("account", "a2"), ("merchant", "m1")]

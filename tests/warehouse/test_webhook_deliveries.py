@@ -1,10 +1,7 @@
 """Who may tell a webhook of changes, and from where on."""
 
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
-
-import pytest
+from datetime import timedelta
 
 from warehouse.queue import Queue
 from warehouse.queue_changes import Change, append_changes
@@ -18,18 +15,6 @@ from warehouse.webhook_deliveries import (
     note_failed,
     start_webhooks,
 )
-
-
-@pytest.fixture
-def clock():
-    """A clock that stands still until it is moved: an object whose ``moment`` can be set."""
-    return SimpleNamespace(moment=datetime(2026, 3, 3, 12, tzinfo=UTC))
-
-
-@pytest.fixture
-def queue(queue_url, clock):
-    with Queue.open(queue_url, create=True, clock=lambda: clock.moment) as opened:
-        yield opened
 
 
 def add_changes(queue, count):
@@ -78,7 +63,7 @@ def test_a_block_that_was_begun_is_repeated_as_it_was(queue, queue_url, clock):
     add_changes(queue, 3)
     dead = lease_webhook(queue, "cases")
     add_changes(queue, MOST_CHANGES)
-    clock.moment += LEASE
+    clock.now += LEASE
     with Queue.open(queue_url, create=False, clock=queue.clock) as other:
         living = lease_webhook(other, "cases")
         assert living.block_last == dead.block_last == 3
@@ -90,9 +75,9 @@ def test_a_lease_runs_out_and_its_old_holder_can_note_nothing(queue, clock):
     start_webhooks(queue, ["cases"])
     add_changes(queue, 5)
     dead = lease_webhook(queue, "cases")
-    clock.moment += LEASE - timedelta(seconds=1)
+    clock.now += LEASE - timedelta(seconds=1)
     assert lease_webhook(queue, "cases") is None
-    clock.moment += timedelta(seconds=1)
+    clock.advance(seconds=1)
     living = lease_webhook(queue, "cases")
     assert living.last_change == dead.last_change
     assert not note_delivered(queue, dead, 5)
@@ -111,13 +96,13 @@ def test_a_failure_is_kept_and_the_next_attempt_waits(queue, clock):
     assert (progress.attempts, progress.lag) == (1, 1)
     assert progress.last_error.startswith("got 503")
     assert len(progress.last_error) == 300
-    clock.moment += timedelta(seconds=5)
+    clock.advance(seconds=5)
     lease = lease_webhook(queue, "cases")
     assert lease.attempts == 1
     assert note_delivered(queue, lease, 1)
     (progress,) = list_webhooks(queue)
     assert (progress.attempts, progress.lag, progress.last_error) == (0, 0, None)
-    assert progress.delivered_at == clock.moment
+    assert progress.delivered_at == clock.now
 
 
 def test_a_lease_given_back_is_free_at_once(queue):

@@ -18,8 +18,9 @@ from desk.app import create_app
 from desk.context import DeskContext, LabelRules
 from desk.settings import DeskSettings
 from flows.desk_server import build_config, listen
+from tests.alerts import Clock
 from tests.desk.browser.driving import Visits, open_browser
-from tests.desk.conftest import Clock, begin_session
+from tests.desk.conftest import NOON, begin_session
 from warehouse.account_transactions import keep_transactions
 from warehouse.connection import WarehouseSettings
 from warehouse.queue import NewAlert, Queue, Reason
@@ -171,7 +172,7 @@ def visit(url, queue):
 def main():
     """Serve a desk over an invented queue, and take the pictures."""
     FOLDER.mkdir(parents=True, exist_ok=True)
-    clock = Clock()
+    clock = Clock(NOON)
     with (
         tempfile.TemporaryDirectory() as folder,
         Queue.open(Path(folder) / "queue.sqlite", create=True, clock=clock) as queue,

@@ -36,6 +36,7 @@ def upgrade() -> None:
     create_webhook_deliveries()
     widen_analysts()
     create_sessions()
+    create_secrets()
     create_api_tokens()
     op.execute(COUNT_ALERTS)
     on_postgresql = op.get_bind().dialect.name == "postgresql"
@@ -264,6 +265,16 @@ def create_sessions() -> None:
         sa.PrimaryKeyConstraint("token_hash", name=op.f("pk_sessions")),
     )
     op.create_index(op.f("ix_sessions_analyst_id"), "sessions", ["analyst_id"])
+
+
+def create_secrets() -> None:
+    """Make ``secrets``: random texts that all desks over the queue share."""
+    op.create_table(
+        "secrets",
+        sa.Column("name", sa.String(), nullable=False),
+        sa.Column("value", sa.String(64), nullable=False),
+        sa.PrimaryKeyConstraint("name", name=op.f("pk_secrets")),
+    )
 
 
 def create_api_tokens() -> None:
