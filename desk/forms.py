@@ -4,9 +4,9 @@ from starlette.datastructures import FormData
 
 from desk.rendering import VERDICTS
 from warehouse.errors import UserError
+from warehouse.queue_work import LARGEST_NUMBER
 
 LONGEST_NOTE = 2000
-GREATEST_NUMBER = 2**63 - 1
 
 
 def read_verdict(form: FormData) -> str:
@@ -67,7 +67,7 @@ def to_number(text: str) -> int:
         UserError: if it is none.
     """
     number = int(text) if text.isascii() and text.isdigit() and len(text) < 20 else 0
-    if not 0 < number <= GREATEST_NUMBER:
+    if not 0 < number <= LARGEST_NUMBER:
         raise UserError(f"expected a number, got {text[:40]!r}; load the page again")
     return number
 

@@ -24,6 +24,7 @@ from warehouse.queue_statements import IS_WAITING
 from warehouse.queue_tables import ALERTS, CASES, PROPOSALS
 
 CASES_AT_ONCE = 10_000  # databases limit the values of one statement
+LEAST_PROBABILITY = 1e-100
 ENDS_WITH_CASE = ("claimed_by", "claimed_until", "snoozed_until")
 
 IS_PROPOSED = exists(
@@ -87,6 +88,8 @@ def select_figures(case_ids: Sequence[int]) -> Subquery:
     )
     a = alerts.c
     waiting = func.count(case((a.is_waiting, 1)))
+    is_none = a.probability < LEAST_PROBABILITY  # PostgreSQL refuses a product that underflows
+    probability = case((is_none, 0.0), else_=a.probability)
 
     def of_waiting(
         total: Callable[..., ColumnElement[float]], value: ColumnElement[float]
@@ -101,7 +104,7 @@ def select_figures(case_ids: Sequence[int]) -> Subquery:
         "amount": func.coalesce(func.sum(a.amount), 0.0),
         "amount_at_risk": func.coalesce(of_waiting(func.sum, a.amount), 0.0),
         "priority": func.coalesce(of_waiting(func.sum, a.score * a.amount), 0.0),
-        "expected_loss": of_waiting(func.sum, a.probability * a.amount),
+        "expected_loss": of_waiting(func.sum, probability * a.amount),
         "first_event_date": func.coalesce(func.min(a.event_date), CASES.c.opened_for),
         "last_event_date": func.coalesce(func.max(a.event_date), CASES.c.opened_for),
         "awaits_second": func.count(case((a.is_proposed, 1))) > 0,

@@ -37,6 +37,7 @@ from warehouse.queue_filters import (
 from warehouse.queue_records import CaseSummary
 from warehouse.queue_statements import SUMMARY, read_summaries
 from warehouse.queue_tables import ALERTS, CASES, UtcDateTime
+from warehouse.queue_work import LARGEST_NUMBER
 
 __all__ = [
     "RANKS",
@@ -57,7 +58,6 @@ MOST_CASES = 500
 MOST_DAYS = 60
 MOST_MODELS = 100
 SHOWN_LETTERS = 60
-GREATEST_ID = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def read_cursor(cursor: str, rank: str) -> tuple[float | datetime | None, int]:
     try:
         content = json.loads(base64.b64decode(cursor.encode("ascii"), b"-_", validate=True))
         found, value, case_id = content
-        if found == rank and type(case_id) is int and 0 < case_id <= GREATEST_ID:
+        if found == rank and type(case_id) is int and 0 < case_id <= LARGEST_NUMBER:
             return read_value(value, COLUMNS[rank]), case_id
     except (ValueError, TypeError, OverflowError, RecursionError):
         pass  # the error below tells of it

@@ -223,7 +223,8 @@ document.addEventListener("htmx:afterSettle", (event) => {
   if (["list", "case"].includes(target.id) || find("#case, #list", target)) {
     const isFilter = document.activeElement?.closest(".filters");
     if (isFilter) place = 0;
-    chooseAgain({ focus: !isFilter });
+    const isMenu = document.activeElement?.closest("details.menu[open]"); // opened since the swap
+    chooseAgain({ focus: !isFilter && !isMenu });
   }
   endUndo();
 });

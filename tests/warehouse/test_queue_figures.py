@@ -5,7 +5,7 @@ from datetime import timedelta
 from itertools import count
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import insert, update
 
@@ -78,6 +78,7 @@ def decide(queue, run, place, verdict):
     deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(steps=st.lists(STEPS, max_size=8))
+@example(steps=[[("a", 1.0, 0.01, 5e-324, 0)]])
 def test_figures_are_what_the_alerts_add_up_to_after_any_work(queue, steps):
     run, said = f"{next(RUNS)} ", []
     for step in steps:
