@@ -134,7 +134,7 @@ def test_analysts_who_wait_for_the_writer_keep_nobody_from_reading(queue, tmp_pa
             time.sleep(0.5)
             begin = time.monotonic()
             pages = [browser.get(path) for path in ("/healthz", "/static/desk.css", "/queue")]
-            assert time.monotonic() - begin < 2
+            assert time.monotonic() - begin < 10  # the claims wait for 30
             assert not any(claim.done() for claim in claims)
         assert [page.status_code for page in pages] == [200] * 3
         assert {claim.result().status_code for claim in claims} == {303}
