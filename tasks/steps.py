@@ -105,7 +105,8 @@ def collect_decisions(context: Context) -> int:
         return 0
     started, lake = datetime.now(UTC), context.lake()
     done = last_collected_decision(lake)
-    with Queue.open(context.warehouse.queue_path, create=False) as queue:
+    # a run that was killed may have left a queue without tables
+    with Queue.open(context.warehouse.queue_path, create=True) as queue:
         is_same = queue.last_decision() >= done  # else another queue
         before = queue.settled_before()
         decisions = queue.decisions(after=done if is_same else 0, settled_before=before)

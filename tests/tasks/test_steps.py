@@ -190,6 +190,12 @@ def test_every_decision_becomes_a_label_once(context):
     assert context.lake().snapshot_id() == snapshot
 
 
+def test_queue_whose_making_was_killed_is_made_anew(context):
+    context.warehouse.queue_path.parent.mkdir(parents=True, exist_ok=True)
+    context.warehouse.queue_path.touch()
+    assert collect_decisions.fn(context) == 0
+
+
 def test_decision_becomes_a_label_when_it_cannot_be_taken_back(context, monkeypatch):
     day = AS_OF
     enqueue_day.fn(context, score_day.fn(context, day), "nightly")
