@@ -10,7 +10,6 @@ from fastapi import (
     Body,
     Depends,
     HTTPException,
-    Path,
     Query,
     Request,
     Response,
@@ -45,6 +44,7 @@ from desk.api_requests import (
     refuse_repeated,
 )
 from desk.context import Context
+from desk.forms import RowNumber
 from desk.kept_statistics import Statistics
 from warehouse import queue_claims, queue_decisions
 from warehouse.feed import FeedBlock, read_feed
@@ -54,7 +54,6 @@ from warehouse.queue_records import Alert, Decision
 from warehouse.queue_search import search_cases
 from warehouse.queue_statistics import QueueStatistics
 from warehouse.queue_story import CaseStory, read_story
-from warehouse.queue_work import LARGEST_NUMBER
 
 TITLE = "Nightwarden review desk"
 VERSION = "1.0"
@@ -114,7 +113,6 @@ router = APIRouter(
 READS = Depends(require_scope("read", "viewer"))
 Decider = Annotated[Person, Depends(require_scope("decide", "analyst"))]
 FEEDS = Depends(require_scope("feed", "viewer"))
-RowNumber = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
 
 
 @router.get(

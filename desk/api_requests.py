@@ -9,11 +9,11 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from desk.api_records import Lane, Verdict
+from warehouse.queue_decisions import MOST_VERDICTS
 from warehouse.queue_search import CaseFilter
 from warehouse.queue_work import LARGEST_NUMBER
 
 MOST_ROWS = 500
-MOST_VERDICTS = 500
 
 CaseState = Literal["open", "snoozed", "second", "closed", "all"]
 Rank = Literal["priority", "expected_loss", "score", "amount", "newest", "oldest"]

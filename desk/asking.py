@@ -14,7 +14,8 @@ from desk.forms import read_text
 from desk.pages import Visit, messages
 from desk.rendering import amount, count, render
 from warehouse.errors import UserError
-from warehouse.queue_batches import MOST_DECISIONS, WaitingAlert, fingerprint, read_waiting
+from warehouse.queue_batches import WaitingAlert, fingerprint, read_waiting
+from warehouse.queue_decisions import MOST_VERDICTS
 from warehouse.queue_records import ConflictError
 
 
@@ -58,9 +59,9 @@ def read_wanted(visit: Visit, case_ids: Sequence[int]) -> Wanted:
             if alerts
             else "nothing waits there any more, as all of it was decided meanwhile; take another"
         )
-    if len(decidable) > MOST_DECISIONS:
+    if len(decidable) > MOST_VERDICTS:
         raise UserError(
-            f"expected at most {MOST_DECISIONS} alerts at once, got {len(decidable)}; select fewer"
+            f"expected at most {MOST_VERDICTS} alerts at once, got {len(decidable)}; select fewer"
         )
     shown = {alert.case_id: prints[alert.case_id] for alert in decidable}
     return Wanted(decidable, shown, tuple(changed))

@@ -1,5 +1,8 @@
-"""Reads what forms bring; what makes no sense is refused in words."""
+"""Reads what addresses and forms bring; what makes no sense is refused in words."""
 
+from typing import Annotated
+
+from fastapi import Path
 from starlette.datastructures import FormData
 
 from desk.rendering import VERDICTS
@@ -7,6 +10,9 @@ from warehouse.errors import UserError
 from warehouse.queue_work import LARGEST_NUMBER
 
 LONGEST_NOTE = 2000
+
+RowNumber = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
+"""The number of a row, in an address."""
 
 
 def read_verdict(form: FormData) -> str:

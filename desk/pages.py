@@ -6,12 +6,13 @@ from datetime import timedelta
 from typing import Annotated, Any, Self
 from urllib.parse import urlencode
 
-from fastapi import APIRouter, Depends, Path, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import RedirectResponse, Response
 from starlette.datastructures import FormData
 
 from desk.access import Analyst_, Person, Viewer, to_local_path
 from desk.context import Context, DeskContext
+from desk.forms import RowNumber
 from desk.rendering import count, render, today
 from desk.story_pictures import draw_hours, draw_members, draw_timeline
 from desk.views import RANK_NAMES, View
@@ -27,13 +28,11 @@ from warehouse.queue_records import CaseSummary
 from warehouse.queue_search import count_cases, list_lanes_models, search_cases
 from warehouse.queue_statements import UNDO_WINDOW
 from warehouse.queue_story import CaseStory, read_story
-from warehouse.queue_work import LARGEST_NUMBER, check_readable
+from warehouse.queue_work import check_readable
 
 CASES_A_PAGE = 25
 MOST_PLACES = 10_000_000  # a place in the list is shown, never counted on
 SEE_OTHER = 303
-
-RowNumber = Annotated[int, Path(ge=1, le=LARGEST_NUMBER)]
 
 SAID = {
     "nothing": "Nothing is waiting in this view. The next night's alerts come here.",

@@ -19,10 +19,9 @@ from desk.rendering import percent, render
 from warehouse.errors import BusyError, UserError, WarehouseError
 from warehouse.maturity import DayMaturity
 from warehouse.queue_search import list_lanes_models
-from warehouse.queue_statistics import DayCount, QueueStatistics
+from warehouse.queue_statistics import MOST_DAYS, DayCount, QueueStatistics
 
 USUAL_DAYS = 30
-MOST_DAYS = 366
 YEARS = range(1900, 3000)  # those far from the ends of the calendar
 FEW = 5  # decisions of a day, below which its precision says little
 NO_LAKE = "There is no lake yet, so nothing is known of labels. It comes with the first ingest."

@@ -7,8 +7,8 @@ from fastapi import APIRouter, Query
 from fastapi.responses import RedirectResponse, Response
 
 from desk.access import Lead, Viewer, local_path
-from desk.forms import read_text
-from desk.pages import SEE_OTHER, CurrentVisit, Deed, RowNumber, messages
+from desk.forms import RowNumber, read_text
+from desk.pages import SEE_OTHER, CurrentVisit, Deed, messages
 from desk.rendering import render, today
 from desk.views import read_day
 from warehouse.suppressions import KINDS, MOST_DAYS, lift_suppression, list_suppressions, suppress

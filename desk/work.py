@@ -9,6 +9,7 @@ from fastapi.responses import RedirectResponse, Response
 from desk.access import Analyst_, Person, local_path
 from desk.asking import Wish, ask_to_confirm, find_as_shown, read_wanted
 from desk.forms import (
+    RowNumber,
     read_note,
     read_number,
     read_numbers,
@@ -20,7 +21,6 @@ from desk.pages import (
     SEE_OTHER,
     CurrentVisit,
     Deed,
-    RowNumber,
     Visit,
     case_page,
     list_page,

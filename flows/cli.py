@@ -27,6 +27,7 @@ from flows.options import (
     Retrain,
     State,
     To,
+    open_queue,
     span,
     start_engine,
 )
@@ -259,10 +260,7 @@ def queue_list(
 
     Example: `nightwarden queue list --lane nightly`
     """
-    from flows.settings import Settings
-    from warehouse.queue import Queue
-
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         show.cases(queue.cases(lane=lane, state=state, limit=limit), as_json=as_json)
 
 
@@ -277,10 +275,7 @@ def queue_show(
 
     Example: `nightwarden queue show 12`
     """
-    from flows.settings import Settings
-    from warehouse.queue import Queue
-
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         show.case(queue.case(case), as_json=as_json)
 
 
@@ -302,7 +297,7 @@ def queue_estimate(
     days_between(start.date(), end.date())
     with (
         Settings.read(config).context().closing() as context,
-        Queue.open(context.warehouse.queue_path, create=True) as queue,
+        Queue.open(context.queue_address, create=True) as queue,
     ):
         reviewed = read_reviewed(queue, context.lake(), start.date(), end.date())
     found = estimate_from_queue(*reviewed)

@@ -12,6 +12,7 @@ from warehouse.errors import UserError
 
 if TYPE_CHECKING:
     from flows.settings import Settings
+    from warehouse.queue import Queue
 
 
 class Lane(StrEnum):
@@ -62,6 +63,14 @@ def start_engine(config: Path) -> "Settings":
     settings = Settings.read(config)
     engine.prepare(settings.warehouse.path / "prefect")
     return settings
+
+
+def open_queue(config: Path) -> "Queue":
+    """Open the review queue of a project, which is made where there is none."""
+    from flows.settings import Settings
+    from warehouse.queue import Queue
+
+    return Queue.open(Settings.read(config).queue_address, create=True)
 
 
 def span(day: datetime | None, start: datetime | None, end: datetime | None) -> tuple[date, date]:

@@ -12,12 +12,11 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Select, exists, func, select
 
 from warehouse.queue import Queue
+from warehouse.queue_decisions import MOST_VERDICTS
 from warehouse.queue_figures import IS_PROPOSED
 from warehouse.queue_records import CaseSummary
 from warehouse.queue_statements import IS_RETRACTED, IS_WAITING, UNDO_WINDOW
 from warehouse.queue_tables import ALERTS, CASES, DECISIONS, PROPOSALS, RETRACTIONS
-
-MOST_DECISIONS = 500  # as many as one call of decide_alerts takes
 
 LATER = DECISIONS.alias("later")
 IS_FOLLOWED = exists(
@@ -124,7 +123,7 @@ def read_decided_at(
         .join(CASES, ALERTS.c.case_id == CASES.c.id)
         .where(*is_fresh(queue, analyst), ~IS_FOLLOWED, DECISIONS.c.decided_at == decided_at)
         .order_by(DECISIONS.c.id.desc())
-        .limit(MOST_DECISIONS)
+        .limit(MOST_VERDICTS)
     )
     with queue.database.read() as connection:
         rows = connection.execute(statement).mappings()

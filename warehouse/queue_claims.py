@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Row, exists, or_, select, update
 
 from warehouse.errors import UserError
-from warehouse.queue_filters import RANKS, CaseFilter, check_choice, matches, order_of
+from warehouse.queue_filters import RANKS, CaseFilter, check_choice, is_awake, matches, order_of
 from warehouse.queue_records import ConflictError
 from warehouse.queue_statements import IS_WAITING
 from warehouse.queue_tables import ALERTS, CASES, PROPOSALS
@@ -168,7 +168,7 @@ def is_free(act: Act) -> list[ColumnElement[bool]]:
     """Give the conditions of a case that can be taken: open, awake, and nobody's."""
     return [
         CASES.c.state == "open",
-        or_(CASES.c.snoozed_until.is_(None), CASES.c.snoozed_until <= act.today),
+        is_awake(act.today),
         or_(CASES.c.claimed_until.is_(None), CASES.c.claimed_until <= act.moment),
     ]
 

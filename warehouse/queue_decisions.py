@@ -24,11 +24,11 @@ from warehouse.queue_verdicts import (
     resolve_proposals,
 )
 from warehouse.queue_work import (
-    LARGEST_NUMBER,
     Act,
     Subject,
     check_claim,
     check_note,
+    find_row,
     is_same_person,
     read_subjects,
     write_time,
@@ -253,10 +253,7 @@ def read_proposed(act: Act, proposal_id: int) -> Subject:
 
     The claim of who proposed it is no obstacle: whoever confirms it helps.
     """
-    row = None
-    if abs(proposal_id) <= LARGEST_NUMBER:
-        of_it = select(PROPOSALS).where(PROPOSALS.c.id == proposal_id)
-        row = act.connection.execute(of_it).one_or_none()
+    row = find_row(act.connection, PROPOSALS, proposal_id)
     if row is None:
         raise NotInQueueError(
             f"expected the number of a proposal in the queue, got {proposal_id}; look at its case"

@@ -5,7 +5,7 @@ alerts of the day; none is for one row.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import date, datetime
 from typing import Any
@@ -16,15 +16,13 @@ from warehouse.queue_audit import append_event
 from warehouse.queue_changes import Change, append_changes
 from warehouse.queue_figures import refresh_cases
 from warehouse.queue_records import EnqueueResult, NewAlert
+from warehouse.queue_statements import in_parts
 from warehouse.queue_tables import ALERTS, CASES, SUPPRESSED_ALERTS
 from warehouse.queue_work import Act, wake_cases
 from warehouse.suppressions import find_suppressed
 
 ACTOR = "nightwarden"
 AUDIT = "audit"
-
-# Databases limit the values of one statement: SQLite to 32,766, PostgreSQL to 65,535.
-VALUES_PER_STATEMENT = 10_000
 
 
 def add_alerts(
@@ -70,12 +68,6 @@ def check_distinct(alerts: Sequence[NewAlert]) -> None:
             f"expected each transaction once, got {len(twice)} more often, such as {twice[0]}; "
             "enqueue the rows of one scored day"
         )
-
-
-def in_parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut a list into parts that fit into one statement."""
-    for start in range(0, len(values), VALUES_PER_STATEMENT):
-        yield values[start : start + VALUES_PER_STATEMENT]
 
 
 def known_transactions(connection: Connection, transaction_ids: Sequence[str]) -> set[str]:

@@ -20,10 +20,9 @@ from sqlalchemy import (
     update,
 )
 
-from warehouse.queue_statements import IS_WAITING
+from warehouse.queue_statements import IS_WAITING, in_parts
 from warehouse.queue_tables import ALERTS, CASES, PROPOSALS
 
-CASES_AT_ONCE = 10_000  # databases limit the values of one statement
 LEAST_PROBABILITY = 1e-100
 ENDS_WITH_CASE = ("claimed_by", "claimed_until", "snoozed_until")
 
@@ -47,8 +46,7 @@ def refresh_cases(
         The cases that closed.
     """
     closed: list[int] = []
-    for begin in range(0, len(case_ids), CASES_AT_ONCE):
-        part = case_ids[begin : begin + CASES_AT_ONCE]
+    for part in in_parts(case_ids):
         is_open = select(CASES.c.id).where(CASES.c.id.in_(part), CASES.c.state == "open")
         before = connection.scalars(is_open).all()
         write_figures(connection, part, moment)

@@ -19,6 +19,7 @@ from sqlalchemy.sql.functions import FunctionElement
 from warehouse.errors import UserError
 from warehouse.queue import LANES
 from warehouse.queue_tables import ALERTS, CASES
+from warehouse.queue_work import is_readable
 
 RANKS = ("priority", "expected_loss", "score", "amount", "newest", "oldest")
 STATES = ("open", "snoozed", "second", "closed", "all")
@@ -73,7 +74,7 @@ class CaseFilter:
             )
         for name in ("merchant", "account", "model_version", "claimed_by", "text"):
             value = getattr(self, name)
-            if value and any(is_unstorable(letter) for letter in value):
+            if value and not is_readable(value):
                 raise UserError(
                     f"expected {name} to be a text that can be stored, got {value!r}; remove the "
                     "letters that are none"
@@ -113,17 +114,22 @@ def stored_states(state: str) -> ColumnElement[bool]:
 
 def in_state(state: str, today: date) -> list[ColumnElement[bool]]:
     """Give the conditions of a state of ``STATES`` on a day."""
-    is_open, until = CASES.c.state == "open", CASES.c.snoozed_until
+    is_open = CASES.c.state == "open"
     sleeps = is_among(AMONG.c.snoozed_until > today)
     waits = is_among(AMONG.c.awaits_second)  # of a closed case, too: a verdict may be changed
     conditions: dict[str, list[ColumnElement[bool]]] = {
-        "open": [is_open, or_(until.is_(None), until <= today)],
+        "open": [is_open, is_awake(today)],
         "snoozed": [is_open, sleeps],
         "second": [waits],
         "closed": [CASES.c.state == "closed"],
         "all": [],
     }
     return conditions[state]
+
+
+def is_awake(today: date) -> ColumnElement[bool]:
+    """Tell whether a case does not sleep on a day."""
+    return or_(CASES.c.snoozed_until.is_(None), CASES.c.snoozed_until <= today)
 
 
 def order_of(rank: str) -> tuple[UnaryExpression[Any], ...]:
@@ -181,11 +187,6 @@ def mentions(text: str) -> ColumnElement[bool]:
             select(ALERTS.c.case_id).where(fits(ALERTS.c.merchant_id)),
         )
     )
-
-
-def is_unstorable(letter: str) -> bool:
-    """Tell whether a letter is one that databases refuse: a zero, or half of a letter."""
-    return letter == "\0" or "\ud800" <= letter <= "\udfff"
 
 
 def check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

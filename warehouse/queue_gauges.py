@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, case, func, or_, select
+from sqlalchemy import and_, case, func, select
 
 from warehouse.queue import Queue
+from warehouse.queue_filters import is_awake
 from warehouse.queue_statements import IS_RETRACTED
 from warehouse.queue_tables import CASES, DECISIONS
 
@@ -35,14 +36,14 @@ def read_gauges(queue: Queue) -> QueueGauges:
     """Read the figures, all of one moment."""
     is_open, today = CASES.c.state == "open", queue.clock().date()
     is_asleep = and_(is_open, CASES.c.snoozed_until > today)
-    is_awake = and_(is_open, or_(CASES.c.snoozed_until.is_(None), CASES.c.snoozed_until <= today))
+    can_be_worked = and_(is_open, is_awake(today))
     by_lane = select(
         CASES.c.lane,
-        func.count(case((is_awake, 1))).label("awake"),
+        func.count(case((can_be_worked, 1))).label("awake"),
         func.count(case((is_asleep, 1))).label("asleep"),
         func.count(case((and_(is_open, CASES.c.awaits_second), 1))).label("second"),
         func.sum(CASES.c.alert_count).label("alerts"),
-        func.min(case((is_awake, CASES.c.created_at))).label("oldest"),
+        func.min(case((can_be_worked, CASES.c.created_at))).label("oldest"),
     ).group_by(CASES.c.lane)
     by_verdict = (
         select(DECISIONS.c.verdict, func.count().label("decisions"))

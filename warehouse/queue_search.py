@@ -49,8 +49,6 @@ __all__ = [
     "count_cases",
     "forget_bygones",
     "list_lanes_models",
-    "matches",
-    "order_of",
     "search_cases",
 ]
 

@@ -1,10 +1,20 @@
 """The SELECTs behind the queue's lists, as SQLAlchemy Core, and how their rows become records."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, select
+from sqlalchemy import (
+    Column,
+    ColumnElement,
+    Connection,
+    Row,
+    ScalarSelect,
+    Select,
+    exists,
+    func,
+    select,
+)
 
 from warehouse.queue_records import Alert, CaseSummary, Decision, Reason
 from warehouse.queue_tables import ALERTS, CASES, DECISIONS, RETRACTIONS
@@ -14,6 +24,9 @@ UNDO_WINDOW = timedelta(minutes=5)
 
 SETTLED_AFTER = UNDO_WINDOW + timedelta(minutes=1)
 """When a decision becomes a label: a little later, as the clocks of several machines differ."""
+
+# Databases limit the values of one statement: SQLite to 32,766, PostgreSQL to 65,535.
+VALUES_PER_STATEMENT = 10_000
 
 IS_RETRACTED = exists(
     select(RETRACTIONS.c.decision_id).where(RETRACTIONS.c.decision_id == DECISIONS.c.id)
@@ -26,6 +39,12 @@ IS_WAITING = ~exists(
 """Whether no decision on the alert stands."""
 
 SUMMARY = tuple(CASES.c[name] for name in CaseSummary.__dataclass_fields__ if name != "reasons")
+
+
+def in_parts(values: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut a list into parts that fit into one statement."""
+    for start in range(0, len(values), VALUES_PER_STATEMENT):
+        yield values[start : start + VALUES_PER_STATEMENT]
 
 
 def select_summaries() -> Select[Any]:
@@ -58,14 +77,20 @@ def foremost_reasons(
 
 def select_alerts(*conditions: ColumnElement[bool]) -> Select[Any]:
     """Select alerts with their newest verdict that stands."""
-    verdict = (
-        select(DECISIONS.c.verdict)
+    verdict = newest_standing(DECISIONS.c.verdict).label("verdict")
+    return select(ALERTS, verdict).where(*conditions)
+
+
+def newest_standing(column: Column[Any]) -> ScalarSelect[Any]:
+    """Select a column of the newest decision on an alert that stands."""
+    return (
+        select(column)
         .where(DECISIONS.c.alert_id == ALERTS.c.id, ~IS_RETRACTED)
         .order_by(DECISIONS.c.id.desc())
         .limit(1)
+        .correlate(ALERTS)
         .scalar_subquery()
     )
-    return select(ALERTS, verdict.label("verdict")).where(*conditions)
 
 
 def to_alerts(rows: Iterable[Row[Any]]) -> tuple[Alert, ...]:

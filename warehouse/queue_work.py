@@ -11,7 +11,7 @@ from warehouse.errors import UserError
 from warehouse.queue_audit import AuditEvent, append_events
 from warehouse.queue_changes import Change, append_changes
 from warehouse.queue_records import ConflictError, NotInQueueError
-from warehouse.queue_statements import IS_RETRACTED
+from warehouse.queue_statements import newest_standing
 from warehouse.queue_tables import ALERTS, CASES, DECISIONS, PROPOSALS
 
 LARGEST_NUMBER = 2**63 - 1
@@ -119,14 +119,6 @@ def read_subjects(connection: Connection, alert_ids: Sequence[int]) -> dict[int,
 
 def select_subjects() -> Select[Any]:
     """Select alerts with their cases, what stands on them, and what is proposed."""
-    newest = (
-        select(DECISIONS.c.id)
-        .where(DECISIONS.c.alert_id == ALERTS.c.id, ~IS_RETRACTED)
-        .order_by(DECISIONS.c.id.desc())
-        .limit(1)
-        .correlate(ALERTS)
-        .scalar_subquery()
-    )
     is_open = and_(PROPOSALS.c.alert_id == ALERTS.c.id, PROPOSALS.c.outcome.is_(None))
     stands = DECISIONS.alias("stands")
     return (
@@ -145,9 +137,16 @@ def select_subjects() -> Select[Any]:
             PROPOSALS.c.note.label("proposal_note"),
         )
         .join(CASES, CASES.c.id == ALERTS.c.case_id)
-        .outerjoin(stands, stands.c.id == newest)
+        .outerjoin(stands, stands.c.id == newest_standing(DECISIONS.c.id))
         .outerjoin(PROPOSALS, is_open)
     )
+
+
+def find_row(connection: Connection, table: Table, number: int) -> Row[Any] | None:
+    """Give the row of a number, or None; none has a number that no database holds."""
+    if abs(number) > LARGEST_NUMBER:
+        return None
+    return connection.execute(select(table).where(table.c.id == number)).one_or_none()
 
 
 def read_case(connection: Connection, case_id: int) -> Row[Any]:
@@ -156,9 +155,7 @@ def read_case(connection: Connection, case_id: int) -> Row[Any]:
     Raises:
         NotInQueueError: if there is no such case.
     """
-    row = None
-    if abs(case_id) <= LARGEST_NUMBER:
-        row = connection.execute(select(CASES).where(CASES.c.id == case_id)).one_or_none()
+    row = find_row(connection, CASES, case_id)
     if row is None:
         raise NotInQueueError(
             f"expected the number of a case in the queue, got {case_id}; "
@@ -219,11 +216,16 @@ def check_note(note: str) -> None:
 
 def check_readable(what: str, text: str) -> None:
     """Refuse a text that not every database can hold, as ``check_note`` does."""
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in text):
+    if not is_readable(text):
         raise UserError(
             f"expected {what} of readable characters, got {text[:40]!a}; remove those that are "
             "written as codes here"
         )
+
+
+def is_readable(text: str) -> bool:
+    """Tell whether a text has no zero characters and no halves of characters in it."""
+    return not any(letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def write_time(moment: datetime) -> str:

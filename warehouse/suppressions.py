@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from sqlalchemy import ColumnElement, Connection, and_, func, insert, select, update
 
 from warehouse.errors import UserError
-from warehouse.queue_audit import append_event
-from warehouse.queue_changes import Change, append_changes
+from warehouse.queue_audit import AuditEvent
+from warehouse.queue_changes import Change
 from warehouse.queue_records import ConflictError, NewAlert, NotInQueueError
 from warehouse.queue_tables import SUPPRESSED_ALERTS, SUPPRESSIONS
-from warehouse.queue_work import LARGEST_NUMBER, check_readable
+from warehouse.queue_work import Act, check_readable, find_row
 
 if TYPE_CHECKING:
     from warehouse.queue import Queue
@@ -59,17 +59,16 @@ def suppress(queue: "Queue", kind: str, value: str, until: date, reason: str, an
     """
     value, reason = value.strip(), reason.strip()
     with queue.database.write() as connection:
-        moment = queue.clock()
-        check_wish(kind, value, until, reason, moment.date())
-        check_not_yet(connection, kind, value, moment.date())
+        act = Act(connection, queue.clock(), analyst)
+        check_wish(kind, value, until, reason, act.today)
+        check_not_yet(connection, kind, value, act.today)
         said = {"kind": kind, "value": value, "until": until, "reason": reason}
-        row = {**said, "created_by": analyst, "created_at": moment}
+        row = {**said, "created_by": analyst, "created_at": act.moment}
         statement = insert(SUPPRESSIONS).values(row).returning(SUPPRESSIONS.c.id)
         number = int(connection.execute(statement).scalar_one())
         details = {"suppression_id": number, **said, "until": until.isoformat()}
-        change = Change("suppression_made", None, None, details)
-        append_changes(connection, moment, analyst, [change])
-        append_event(connection, moment, analyst, "suppress", f"suppression {number}", details)
+        event = AuditEvent("suppress", f"suppression {number}", details)
+        act.log([event], [Change("suppression_made", None, None, details)])
     return number
 
 
@@ -81,27 +80,22 @@ def lift_suppression(queue: "Queue", suppression_id: int, analyst: str) -> None:
         ConflictError: if it has ended already.
     """
     with queue.database.write() as connection:
-        moment = queue.clock()
-        of_it = SUPPRESSIONS.c.id == suppression_id
-        found = None
-        if abs(suppression_id) <= LARGEST_NUMBER:
-            found = connection.execute(select(SUPPRESSIONS).where(of_it)).one_or_none()
+        act = Act(connection, queue.clock(), analyst)
+        found = find_row(connection, SUPPRESSIONS, suppression_id)
         if found is None:
             raise NotInQueueError(
                 f"expected the number of a suppression, got {suppression_id}; look into the list"
             )
-        if found.lifted_at is not None or found.until <= moment.date():
+        if found.lifted_at is not None or found.until <= act.today:
             raise ConflictError(
                 f"expected a suppression that still holds, but {suppression_id} ended; load the "
                 "list again"
             )
-        lifted = {"lifted_by": analyst, "lifted_at": moment}
-        connection.execute(update(SUPPRESSIONS).where(of_it).values(lifted))
+        of_it = update(SUPPRESSIONS).where(SUPPRESSIONS.c.id == found.id)
+        connection.execute(of_it.values(lifted_by=analyst, lifted_at=act.moment))
         details = {"suppression_id": found.id, "kind": found.kind, "value": found.value}
-        change = Change("suppression_lifted", None, None, details)
-        append_changes(connection, moment, analyst, [change])
-        subject = f"suppression {found.id}"
-        append_event(connection, moment, analyst, "lift_suppression", subject, details)
+        event = AuditEvent("lift_suppression", f"suppression {found.id}", details)
+        act.log([event], [Change("suppression_lifted", None, None, details)])
 
 
 def list_suppressions(queue: "Queue", *, active_only: bool = True) -> list[Suppression]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows import show
-from flows.options import DEFAULT_CONFIG, Config, Json
+from flows.options import DEFAULT_CONFIG, Config, Json, open_queue
 
 if TYPE_CHECKING:
     from warehouse.audit_trail import AuditCheck, LoggedEvent
@@ -31,11 +31,9 @@ def verify(
 
     Example: `nightwarden audit verify`
     """
-    from flows.settings import Settings
     from warehouse.audit_trail import check_trail
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         found = check_trail(queue, noted)
     if as_json:
         show.print_json(found)
@@ -57,11 +55,9 @@ def list_newest(
 
     Example: `nightwarden audit list --actor ada --limit 50`
     """
-    from flows.settings import Settings
     from warehouse.audit_trail import list_events
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         found = list_events(queue, limit=limit, actor=actor)
     if as_json:
         show.print_json(found)

@@ -8,7 +8,7 @@ import typer
 
 from flows import show
 from flows.commands.desk_users import operator
-from flows.options import DEFAULT_CONFIG, Config, Json
+from flows.options import DEFAULT_CONFIG, Config, Json, open_queue
 
 if TYPE_CHECKING:
     from warehouse.api_tokens import ApiToken
@@ -49,11 +49,9 @@ def add(
 
     Example: `nightwarden desk tokens add case-system --as robot --scope read --scope feed`
     """
-    from flows.settings import Settings
     from warehouse.api_tokens import add_token
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         wanted = [scope.value for scope in scopes]
         token = add_token(queue, name, analyst, wanted, days=days, actor=operator())
     if as_json:
@@ -69,11 +67,9 @@ def revoke(name: Name, config: Config = DEFAULT_CONFIG) -> None:
 
     Example: `nightwarden desk tokens revoke case-system`
     """
-    from flows.settings import Settings
     from warehouse.api_tokens import revoke_token
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         revoke_token(queue, name, operator())
     show.line(f"The token {name} holds no longer.")
 
@@ -84,11 +80,9 @@ def list_all(config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> None:
 
     Example: `nightwarden desk tokens list`
     """
-    from flows.settings import Settings
     from warehouse.api_tokens import list_tokens
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         found = list_tokens(queue)
     if as_json:
         show.print_json(found)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows import show
-from flows.options import DEFAULT_CONFIG, Config, Json
+from flows.options import DEFAULT_CONFIG, Config, Json, open_queue
 from warehouse.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,12 +48,10 @@ def add(
 
     Example: `nightwarden desk users add ada --role lead`
     """
-    from flows.settings import Settings
     from warehouse.analysts import add_analyst, check_name
-    from warehouse.queue import Queue
 
     check_name(name)
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         password = None if no_password else ask_password(from_stdin=from_stdin)
         add_analyst(queue, name, role.value, password, operator())
     show.line(f"{name} may use the desk as {role.value}.")
@@ -67,11 +65,9 @@ def password(
 
     Example: `nightwarden desk users password ada`
     """
-    from flows.settings import Settings
     from warehouse.analysts import set_password
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         set_password(queue, name, ask_password(from_stdin=from_stdin), operator())
     show.line(f"{name} has a new password.")
 
@@ -82,11 +78,9 @@ def disable(name: Name, config: Config = DEFAULT_CONFIG) -> None:
 
     Example: `nightwarden desk users disable ada`
     """
-    from flows.settings import Settings
     from warehouse.analysts import disable_analyst
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         disable_analyst(queue, name, operator())
     show.line(f"{name} may not use the desk any more.")
 
@@ -97,11 +91,9 @@ def enable(name: Name, config: Config = DEFAULT_CONFIG) -> None:
 
     Example: `nightwarden desk users enable ada`
     """
-    from flows.settings import Settings
     from warehouse.analysts import enable_analyst
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         enable_analyst(queue, name, operator())
     show.line(f"{name} may use the desk.")
 
@@ -116,11 +108,9 @@ def set_role(
 
     Example: `nightwarden desk users role ada lead`
     """
-    from flows.settings import Settings
     from warehouse.analysts import change_role
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         change_role(queue, name, role.value, operator())
     show.line(f"{name} may use the desk as {role.value}.")
 
@@ -131,11 +121,9 @@ def list_all(config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> None:
 
     Example: `nightwarden desk users list`
     """
-    from flows.settings import Settings
     from warehouse.analysts import list_analysts
-    from warehouse.queue import Queue
 
-    with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as queue:
+    with open_queue(config) as queue:
         found = list_analysts(queue)
     if as_json:
         show.print_json(found)

@@ -9,7 +9,7 @@ from typing import Annotated, BinaryIO
 
 import typer
 
-from flows.options import DEFAULT_CONFIG, Config
+from flows.options import DEFAULT_CONFIG, Config, open_queue
 from warehouse.errors import BusyError, UserError
 
 
@@ -48,11 +48,8 @@ def feed(
     Example: `nightwarden feed --state feed.cursor --output 'changes-{cursor}.jsonl'`
     """
     from flows.feed_file import WRITERS, keep_cursor, read_cursor, write_changes
-    from flows.settings import Settings
-    from warehouse.queue import Queue
 
-    path = Settings.read(config).warehouse.queue_path
-    with alone(state), Queue.open(path, create=True) as queue:
+    with alone(state), open_queue(config) as queue:
         kept = read_cursor(state) if state else None
         begin = choose_cursor(cursor, kept, state)
         with opened(output, begin) as file:

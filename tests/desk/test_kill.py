@@ -1,13 +1,10 @@
 """The desk over HTTP as many use it at once: killed again and again, and asked for the next case."""
 
 import random
-import subprocess
-import sys
 import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import httpx
@@ -16,23 +13,13 @@ from sqlalchemy import select
 
 from flows.settings import Settings
 from tests.desk.conftest import DAY, new_alert
+from tests.desk_process import CONFIG, served
 from warehouse.analysts import add_analyst
 from warehouse.api_tokens import add_token
 from warehouse.queue import Queue
 from warehouse.queue_changes import read_changes
 from warehouse.queue_tables import CASES, DECISIONS
 
-CONFIG = """
-[source]
-format = "csv"
-path = "in/{date}.csv"
-[source.columns]
-transaction_id = "id"
-occurred_at = "time"
-account_id = "account"
-merchant_id = "shop"
-amount = "amount"
-"""
 CLIENTS, CALLERS = 6, 20
 MANY, KILLS = 1000, 4
 PATIENCE = 60.0
@@ -63,22 +50,6 @@ def fill(queue, alerts, *, each, analysts):
         add_analyst(queue, name, "analyst", None, "test")
         tokens.append(add_token(queue, name, name, ["decide"], days=None, actor="test"))
     return tokens
-
-
-@contextmanager
-def running(config):
-    """Run ``nightwarden desk`` in a process of its own until it is killed; gives it, its address."""
-    command = [sys.executable, "-c", "from flows.cli import main; main()"]
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        [*command, "desk", "--port", "0", "--config", config], stdout=subprocess.PIPE, text=True
-    )
-    with process:
-        try:
-            line = process.stdout.readline()
-            assert " is at " in line
-            yield process, line.split(" is at ")[1].split(";")[0]
-        finally:
-            process.kill()
 
 
 @dataclass
@@ -136,7 +107,7 @@ def send_until_answered(client, work, alert):
 
 def serve_until(config, work, count):
     """Serve until so many decisions are known, then kill the desk with requests under way."""
-    with running(config) as (process, address):
+    with served(config) as (process, address):
         work.address = address
         give_up = time.monotonic() + PATIENCE
         while work.done() < count:
@@ -195,7 +166,7 @@ def test_twenty_callers_over_http_are_given_each_of_a_thousand_cases_once(config
     with open_queue() as queue:
         tokens = fill(queue, MANY, each=1, analysts=CALLERS)
     together = threading.Barrier(CALLERS)
-    with running(config) as (_, address), ThreadPoolExecutor(CALLERS) as pool:
+    with served(config) as (_, address), ThreadPoolExecutor(CALLERS) as pool:
         asked = [pool.submit(take_all, address, token, together) for token in tokens]
         taken = [caller.result() for caller in asked]
     assert Counter(number for each in taken for number in each) == Counter(range(1, MANY + 1))

@@ -8,7 +8,6 @@ import socket
 import ssl
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlencode
 from urllib.request import HTTPCookieProcessor, Request, build_opener, urlopen
@@ -18,22 +17,12 @@ from sqlalchemy import text
 
 from flows.desk_server import listen
 from flows.settings import Settings
+from tests.desk_process import CONFIG, served
 from warehouse.analysts import check_password, find_analyst
 from warehouse.api_tokens import find_holder
 from warehouse.queue import Queue
 
 PASSWORD = "correct horse battery"  # noqa: S105 - of people who live as long as a test
-CONFIG = """
-[source]
-format = "csv"
-path = "in/{date}.csv"
-[source.columns]
-transaction_id = "id"
-occurred_at = "time"
-account_id = "account"
-merchant_id = "shop"
-amount = "amount"
-"""
 
 
 @pytest.fixture
@@ -71,25 +60,6 @@ def users(run):
 def queue(config):
     with Queue.open(Settings.read(config).warehouse.queue_path, create=True) as opened:
         yield opened
-
-
-@contextmanager
-def served(config, *words):
-    """Run ``nightwarden desk`` in a process of its own; gives it and its address."""
-    python = [sys.executable, "-c", "from flows.cli import main; main()"]
-    process = subprocess.Popen(  # noqa: S603 - our own command
-        [*python, "desk", "--port", "0", "--config", config, *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        line = process.stdout.readline()
-        assert " is at " in line, process.communicate(timeout=10)
-        yield process, line.split(" is at ")[1].split(";")[0]
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def wait_for(address):
