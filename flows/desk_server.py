@@ -46,7 +46,7 @@ def serve_desk(settings: Settings, changes: Mapping[str, object], *, insecure: b
     check_tls_files(desk)
     if not is_every_address(desk.host):
         desk = desk.model_copy(update={"names": (*desk.names, desk.host)})
-    with Queue.open(settings.warehouse.queue_path, create=True) as queue:
+    with Queue.open(settings.queue_address, create=True) as queue:
         app = build_app(settings, desk, queue, insecure=insecure)
         with listen(desk.host, desk.port) as listener:
             say_where(desk, listener.getsockname()[1])

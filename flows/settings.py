@@ -1,13 +1,15 @@
 """The settings: ``nightwarden.toml`` read once into frozen models, unknown keys refused.
 
 ``NIGHTWARDEN_SECTION__KEY`` in the environment overrides a key (``NIGHTWARDEN_QUEUE__CAPACITY=50``);
-the connection of a PostgreSQL source, the pseudonym key and the secret that signs webhooks come from
-the environment by preference: ``NIGHTWARDEN_SOURCE_DSN``, ``NIGHTWARDEN_PSEUDONYM_KEY``,
-``NIGHTWARDEN_WEBHOOK_SECRET``.
+the connection of a PostgreSQL source, the pseudonym key and the secret that signs webhooks have
+names of their own: ``NIGHTWARDEN_SOURCE_DSN``, ``NIGHTWARDEN_PSEUDONYM_KEY``,
+``NIGHTWARDEN_WEBHOOK_SECRET``. Passwords come from the environment alone: an address that holds one
+is refused in the file.
 """
 
 import glob
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from desk.settings import DeskSettings
 from tasks.context import Context
+from tasks.registry_settings import MlflowSettings
 from tasks.review_settings import (
     EvaluateSettings,
     LabelSettings,
@@ -37,6 +40,15 @@ DIRECT = {
     "NIGHTWARDEN_SOURCE_DSN",
     "NIGHTWARDEN_WEBHOOK_SECRET",
 }
+ADDRESSES = {
+    ("source", "dsn"): "NIGHTWARDEN_SOURCE_DSN",
+    ("warehouse", "catalog"): "NIGHTWARDEN_WAREHOUSE__CATALOG",
+    ("queue", "database"): "NIGHTWARDEN_QUEUE__DATABASE",
+    ("mlflow", "tracking_uri"): "NIGHTWARDEN_MLFLOW__TRACKING_URI",
+}
+"""Settings whose value may hold a password, and the variable that may bring one."""
+SECRET = {*ADDRESSES, ("desk", "webhook_secret")}
+PASSWORD = re.compile(r"://[^/@]*:[^/@]+@|\bpassword\s*=", re.IGNORECASE)
 
 
 class RunSettings(BaseModel):
@@ -54,6 +66,9 @@ class RunSettings(BaseModel):
     workers: int = Field(
         2, ge=1, le=64, description="Days of a backfill, or members in training, at a time."
     )
+    catch_up_days: int = Field(
+        14, ge=1, le=366, description="How far back a scheduled night looks for missed ones."
+    )
 
 
 class Settings(BaseModel):
@@ -69,6 +84,7 @@ class Settings(BaseModel):
     queue: QueueSettings = QueueSettings()
     evaluate: EvaluateSettings = EvaluateSettings()
     promotion: PromotionSettings = PromotionSettings()
+    mlflow: MlflowSettings = MlflowSettings()
     desk: DeskSettings = DeskSettings()
     run: RunSettings = RunSettings()
     folder: Path = Field(exclude=True)
@@ -86,6 +102,11 @@ class Settings(BaseModel):
             raise ValueError(message)
         return self
 
+    @property
+    def queue_address(self) -> str | Path:
+        """URL of the shared review queue, or the file of the warehouse's own."""
+        return self.queue.address(self.warehouse)
+
     def context(self) -> Context:
         """Give what the steps need, as plain values."""
         return Context(
@@ -101,6 +122,7 @@ class Settings(BaseModel):
             threads=self.run.threads,
             workers=self.run.workers,
             deterministic=self.run.deterministic,
+            mlflow=self.mlflow,
             key=self.pseudonym_key,
         )
 
@@ -117,6 +139,7 @@ class Settings(BaseModel):
         if inner:
             message = f"{file}: unknown key {inner[0]}; remove it or correct its spelling"
             raise SettingsError(message)
+        _refuse_passwords(raw, file)
         _override(raw, environment)
         folder = file.resolve().parent
         _resolve_paths(raw, folder)
@@ -141,6 +164,19 @@ def _read_toml(file: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         message = f"{file} is no valid TOML: {error}"
         raise SettingsError(message) from error
+
+
+def _refuse_passwords(raw: dict[str, Any], file: Path) -> None:
+    """Refuse an address in the file that holds a password; its value is not shown."""
+    for (section, key), variable in ADDRESSES.items():
+        table = raw.get(section)
+        value = table.get(key) if isinstance(table, dict) else None
+        if isinstance(value, str) and PASSWORD.search(value):
+            message = (
+                f"{file}: {section}.{key} must not hold a password, as files are copied and read; "
+                f"set {variable} in the environment to the whole address"
+            )
+            raise SettingsError(message)
 
 
 def _override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
@@ -182,6 +218,9 @@ def _resolve_paths(raw: dict[str, Any], folder: Path) -> None:
         message = f"warehouse.path must be a text, the name of a folder; got {path!r}"
         raise SettingsError(message)
     warehouse["path"] = folder / path
+    data = warehouse.get("data")
+    if isinstance(data, str) and "://" not in data:
+        warehouse["data"] = str(folder / data)
     source = _section(raw, "source")
     path = source.get("path")
     if isinstance(path, str) and not Path(path).is_absolute():
@@ -200,8 +239,9 @@ def _explain(error: ValidationError) -> str:
         elif problem["type"] == "missing":
             reasons.append(f"{key} is missing")
         else:
-            # of a whole section only what is wrong is told: it may hold a password
+            # of what may hold a password, a whole section too, only what is wrong is told
             given = problem["input"]
-            got = "" if isinstance(given, dict) else f" (got {given!r})"
+            is_secret = isinstance(given, dict) or problem["loc"] in SECRET
+            got = "" if is_secret else f" (got {given!r})"
             reasons.append(f"{key}: {problem['msg']}{got}")
     return "; ".join(reasons)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tasks.features import lookback_days
 from tasks.history import HISTORY_LOOKBACK_DAYS
+from tasks.registry_settings import MlflowSettings
 from tasks.review_settings import (
     UNLABELLED_MATURITY_DAYS,
     EvaluateSettings,
@@ -42,7 +43,8 @@ class Context:
     threads: int
     workers: int
     deterministic: bool
-    key: PseudonymKey | None = field(repr=False)
+    mlflow: MlflowSettings = field(default_factory=MlflowSettings)
+    key: PseudonymKey | None = field(default=None, repr=False)
     _lakes: threading.local = field(default_factory=threading.local, repr=False, compare=False)
     _opened: list[Lake] = field(default_factory=list, repr=False, compare=False)
 
@@ -67,6 +69,11 @@ class Context:
     def lookback(self) -> timedelta:
         """How far before a day its features and its accounts' histories look."""
         return timedelta(days=max(lookback_days(self.label_delay_days), HISTORY_LOOKBACK_DAYS))
+
+    @property
+    def queue_address(self) -> str | Path:
+        """URL of the shared review queue, or the file of the warehouse's own."""
+        return self.queue.address(self.warehouse)
 
     @property
     def pages(self) -> Path:
@@ -95,7 +102,7 @@ class Context:
 
     def scoring_digest(self) -> str:
         """Give the digest of the settings that a day's scores depend on."""
-        rules = self.queue.model_dump(mode="json", exclude={"audit_share"})
+        rules = self.queue.model_dump(mode="json", exclude={"audit_share", "database"})
         return digest([rules, self.label_delay_days, self.source.time_zone])
 
     def training_digest(self) -> str:

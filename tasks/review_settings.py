@@ -1,8 +1,11 @@
 """What ``[queue]``, ``[labels]``, ``[evaluate]`` and ``[promotion]`` may say in nightwarden.toml."""
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+from warehouse.connection import WarehouseSettings
 
 UNLABELLED_MATURITY_DAYS = 30  # where only analysts and chargebacks say what was fraud
 
@@ -12,6 +15,9 @@ class QueueSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    database: SecretStr | None = Field(
+        None, description="PostgreSQL URL of a queue that several machines share."
+    )
     capacity: int = Field(100, ge=1, le=100_000, description="Alerts a day, at most.")
     audit_share: float = Field(
         0.02, ge=0, le=0.5, description="Random transactions below the threshold, of the capacity."
@@ -26,6 +32,10 @@ class QueueSettings(BaseModel):
     review_cost: float | None = Field(
         None, gt=0, description="What reviewing an alert costs, in units of the amount; for cost."
     )
+
+    def address(self, warehouse: WarehouseSettings) -> str | Path:
+        """Give the URL of the shared queue, or the file of the warehouse's own."""
+        return self.database.get_secret_value() if self.database else warehouse.queue_path
 
     @model_validator(mode="after")
     def _require_what_the_threshold_needs(self) -> Self:

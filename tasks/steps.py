@@ -101,12 +101,12 @@ def collect_decisions(context: Context) -> int:
     A decision waits until it can no longer be taken back, and those after it wait with it: so no
     label has to be withdrawn, and going on after the newest collected number misses none.
     """
-    if not context.warehouse.queue_path.exists():
+    if context.queue.database is None and not context.warehouse.queue_path.exists():
         return 0
     started, lake = datetime.now(UTC), context.lake()
     done = last_collected_decision(lake)
     # a run that was killed may have left a queue without tables
-    with Queue.open(context.warehouse.queue_path, create=True) as queue:
+    with Queue.open(context.queue_address, create=True) as queue:
         is_same = queue.last_decision() >= done  # else another queue
         before = queue.settled_before()
         decisions = queue.decisions(after=done if is_same else 0, settled_before=before)
@@ -270,7 +270,7 @@ def enqueue_day(context: Context, scored: ScoredDay, lane: str) -> EnqueueResult
     story = read_newest_transactions(
         context.lake(), accounts, scored.day, days=STORY_DAYS, rows=STORY_ROWS
     )
-    with Queue.open(context.warehouse.queue_path, create=True) as queue:
+    with Queue.open(context.queue_address, create=True) as queue:
         keep_transactions(queue, story)
         result = queue.enqueue(scored.day, lane, scored.alerts)
         if audit:

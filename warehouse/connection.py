@@ -15,12 +15,13 @@ from typing import Self
 
 import duckdb
 from filelock import FileLock, Timeout
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from warehouse import schema
 from warehouse.errors import BusyError, WarehouseError
 
 LOCK_TIMEOUT_SECONDS = 600
+POSTGRESQL_SCHEMES = ("postgresql://", "postgres://")
 
 
 class WarehouseSettings(BaseModel):
@@ -29,12 +30,31 @@ class WarehouseSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path = Field(Path("warehouse-data"), description="Folder of lake, queue and models.")
+    catalog: SecretStr | None = Field(
+        None, description="PostgreSQL URL of a catalog that several machines share."
+    )
+    data: str | None = Field(
+        None, description="Folder or s3:// address of a shared lake's Parquet files."
+    )
     threads: int = Field(0, ge=0, description="DuckDB threads; 0: one per core.")
     memory_limit: str = Field(
         "2GiB",
         pattern=r"^\d+(\.\d+)? ?([KMGT]i?B|%)$",
         description="DuckDB memory before it spills to disk.",
     )
+
+    @model_validator(mode="after")
+    def _check_shared(self) -> Self:
+        if (self.catalog is None) != (self.data is None):
+            message = (
+                "a shared lake needs both catalog (a PostgreSQL URL) and data (a folder or "
+                f"s3://...); {'catalog' if self.catalog is None else 'data'} is not set"
+            )
+            raise ValueError(message)
+        if self.catalog and not self.catalog.get_secret_value().startswith(POSTGRESQL_SCHEMES):
+            message = "catalog must be a URL such as postgresql://user@host/database"
+            raise ValueError(message)
+        return self
 
     @property
     def lake_folder(self) -> Path:

@@ -49,6 +49,8 @@ path = {path}
 # A PostgreSQL table in place of path; its connection is better given as NIGHTWARDEN_SOURCE_DSN.
 #table = "public.transactions"
 #dsn = "postgresql://reader@host/database"
+# How many minutes a scheduled night waits for its day's file.
+#wait_minutes = 0
 # How CSV files are written; encoding is utf-8, utf-16 or latin-1.
 {off}delimiter = {delimiter}
 {off}quote = {quote}
@@ -85,6 +87,10 @@ REST = """
 [warehouse]
 # Folder of the lake, the review queue and the models.
 #path = "warehouse-data"
+# What several machines share: a PostgreSQL catalog, and a folder or object store for the files.
+# A password belongs into the environment, as the whole NIGHTWARDEN_WAREHOUSE__CATALOG.
+#catalog = "postgresql://nightwarden@db.example/lake"
+#data = "s3://bucket/lake"
 # DuckDB's threads (0: one per core), and its memory before it spills to disk.
 #threads = 0
 #memory_limit = "2GiB"
@@ -132,6 +138,8 @@ REST = """
 [queue]
 # Alerts a day that the analysts can review, at most.
 #capacity = 100
+# A queue that several machines share; with a password as NIGHTWARDEN_QUEUE__DATABASE.
+#database = "postgresql://nightwarden@db.example/queue"
 # Random transactions below the threshold that are queued beside them, as a share of the capacity.
 #audit_share = 0.02
 # From where on is flagged: capacity, false_positives, score or cost; the last three need their key.
@@ -151,6 +159,12 @@ REST = """
 #least_gain = 0.0
 # Whether nights also store the challenger's scores, which are never queued.
 #shadow = false
+
+[mlflow]
+# An MLflow server that several machines share, for example on a GPU worker and a desk.
+#tracking_uri = "https://mlflow.example"
+# Where models lie, if that is not for the server to say.
+#artifacts = "s3://bucket/models"
 
 [desk]
 # Where `nightwarden desk` listens, and the host names by which browsers ask for it.
@@ -180,6 +194,8 @@ REST = """
 #workers = 2
 # Processor threads of a network. The weights of one seed may differ with their number.
 #threads = 1
+# How far back, in days, a scheduled night looks for nights that were missed.
+#catch_up_days = 14
 """
 
 

@@ -29,8 +29,13 @@ from warehouse.errors import WarehouseError
 from warehouse.queue_tables import HEAD, VERSION_TABLE
 
 LOCK_SECONDS = 30
-CONNECTIONS = {"pool_size": 20, "max_overflow": 24, "pool_use_lifo": True}
-"""Enough for the 40 threads of a web server; made when needed, those used last are used first."""
+ENGINE: dict[str, Any] = {
+    # enough for the 40 threads of a web server; made when needed, those used last are used first
+    "pool_size": 20,
+    "max_overflow": 24,
+    "pool_use_lifo": True,
+    "hide_parameters": True,  # an error tells the statement, not the accounts in it
+}
 
 SQLITE_SETTINGS = (
     "foreign_keys = ON",
@@ -55,11 +60,11 @@ class Database:
         if self.is_sqlite:
             # Without an isolation level the driver begins no transaction: read and write do.
             arguments = {"timeout": LOCK_SECONDS, "isolation_level": None}
-            self.engine = create_engine(url, connect_args=arguments, **CONNECTIONS)
+            self.engine = create_engine(url, connect_args=arguments, **ENGINE)
             event.listen(self.engine, "connect", set_up_sqlite)
             self._reader: Engine = self.engine
         else:
-            self.engine = create_engine(url, isolation_level="READ COMMITTED", **CONNECTIONS)
+            self.engine = create_engine(url, isolation_level="READ COMMITTED", **ENGINE)
             event.listen(self.engine, "connect", set_up_postgresql)
             self._reader = self.engine.execution_options(isolation_level="REPEATABLE READ")
 
@@ -154,11 +159,13 @@ def open_database(url_or_path: str | Path, *, create: bool) -> Database:
 
 
 def parse(url_or_path: str | Path) -> URL:
-    """Read a URL or a path of an SQLite file.
+    """Read a URL or a path of an SQLite file; PostgreSQL is spoken to through psycopg.
 
     Example:
         >>> str(parse("night/queue.sqlite"))
         'sqlite:///night/queue.sqlite'
+        >>> str(parse("postgresql://ada@db/queue"))
+        'postgresql+psycopg://ada@db/queue'
     """
     text = str(url_or_path)
     if "://" not in text:
@@ -169,8 +176,10 @@ def parse(url_or_path: str | Path) -> URL:
         except (ArgumentError, ValueError) as error:
             raise WarehouseError(
                 "the queue must be a path or a database URL; the URL given cannot be read; write "
-                "it as postgresql+psycopg://user@host/database"
+                "it as postgresql://user@host/database"
             ) from error
+    if url.drivername in ("postgresql", "postgres"):
+        url = url.set(drivername="postgresql+psycopg")
     backend = url.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise WarehouseError(f"the queue must be SQLite or PostgreSQL, got {backend}; choose one")
@@ -186,7 +195,7 @@ def connectable(url: URL) -> Database:
     except ArgumentError as error:
         raise WarehouseError(
             f"the queue needs a driver that SQLAlchemy knows, got {url.drivername!r}; write the "
-            "URL as postgresql+psycopg://user@host/database"
+            "URL as postgresql://user@host/database"
         ) from error
     except ModuleNotFoundError as error:
         raise WarehouseError(

@@ -96,6 +96,9 @@ class SourceSettings(_Frozen):
     encoding: Literal["utf-8", "utf-16", "latin-1"] = "utf-8"
     time_zone: Annotated[str, AfterValidator(_check_time_zone)] = "UTC"
     date_column: Expression | None = None
+    wait_minutes: int = Field(
+        0, ge=0, le=1440, description="How long a scheduled night waits for its day."
+    )
     columns: ColumnMapping
     extra: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,59}$")], ExtraColumn] = {}
     pseudonymise: tuple[str, ...] = ()
@@ -128,7 +131,7 @@ class SourceSettings(_Frozen):
 
     def meaning(self) -> dict[str, Any]:
         """Give what decides how rows are read, without where they lie: files may move."""
-        return self.model_dump(mode="json", exclude={"path", "table", "dsn"})
+        return self.model_dump(mode="json", exclude={"path", "table", "dsn", "wait_minutes"})
 
     def expressions(self) -> dict[str, str]:
         """Give every mapped column (canonical, extra, label) and its expression."""

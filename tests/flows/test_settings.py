@@ -141,3 +141,74 @@ def test_command_line_says_a_mistake_in_one_sentence_and_exits_with_2(config):
     assert "Error: " in done.stderr
     assert "unknown key monitor; remove it or correct its spelling" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+ADDRESSES = {
+    "source.dsn": ("host=db password=hush", "NIGHTWARDEN_SOURCE_DSN"),
+    "warehouse.catalog": ("postgresql://ada:hush@db/lake", "NIGHTWARDEN_WAREHOUSE__CATALOG"),
+    "queue.database": ("postgresql://ada:hush@db/queue", "NIGHTWARDEN_QUEUE__DATABASE"),
+    "mlflow.tracking_uri": (
+        "postgresql://ada:hush@db/mlflow",
+        "NIGHTWARDEN_MLFLOW__TRACKING_URI",
+    ),
+}
+
+
+@pytest.mark.parametrize("key", ADDRESSES)
+def test_password_in_the_file_is_refused_without_being_shown(config, key):
+    (section, name), (address, variable) = key.split("."), ADDRESSES[key]
+    line = f'{name} = "{address}"\n'
+    text = config.read_text()
+    head = f"[{section}]\n"
+    config.write_text(text.replace(head, head + line) if head in text else text + head + line)
+    with pytest.raises(
+        SettingsError, match=f"{key} must not hold a password.*{variable}"
+    ) as found:
+        Settings.read(config, {})
+    assert "hush" not in str(found.value)
+
+
+def test_password_of_the_environment_is_in_no_text(config):
+    environment = {variable: address for address, variable in ADDRESSES.values()}
+    environment |= {
+        "NIGHTWARDEN_WAREHOUSE__DATA": "shared",
+        "NIGHTWARDEN_MLFLOW__ARTIFACTS": "s3://bucket/models",
+    }
+    settings = Settings.read(config, environment)
+    assert settings.queue_address == "postgresql://ada:hush@db/queue"
+    assert settings.warehouse.data == str(config.parent / "shared")
+    context = settings.context()
+    shown = repr(settings) + settings.model_dump_json() + repr(context) + str(context)
+    assert "hush" not in shown
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("WAREHOUSE__CATALOG", "mysql://ada:hush@db/lake", "catalog must be a URL"),
+        ("WAREHOUSE__CATALOG", '["hush"]', "warehouse.catalog: "),
+        ("WAREHOUSE__DATA", "s3://bucket/lake", "needs both catalog .* and data"),
+        ("MLFLOW__TRACKING_URI", "https://ada:hush@host", "MLFLOW_TRACKING_PASSWORD"),
+        ("MLFLOW__TRACKING_URI", "postgresql://ada:hush@db/mlflow", "needs artifacts"),
+        ("MLFLOW__ARTIFACTS", "s3://bucket/models", "needs tracking_uri"),
+    ],
+)
+def test_wrong_address_is_refused_without_its_password(config, variable, value, message):
+    data = {"NIGHTWARDEN_WAREHOUSE__DATA": "shared"} if variable.endswith("CATALOG") else {}
+    with pytest.raises(SettingsError, match=message) as found:
+        Settings.read(config, {f"NIGHTWARDEN_{variable}": value, **data})
+    assert "hush" not in str(found.value)
+
+
+def test_addresses_change_no_digest(config):
+    embedded = Settings.read(config, {}).context()
+    shared = Settings.read(
+        config,
+        {
+            "NIGHTWARDEN_QUEUE__DATABASE": "postgresql://db/q",
+            "NIGHTWARDEN_SOURCE__WAIT_MINUTES": "5",
+        },
+    ).context()
+    assert shared.scoring_digest() == embedded.scoring_digest()
+    assert shared.training_digest() == embedded.training_digest()
+    assert shared.source.meaning() == embedded.source.meaning()
