@@ -61,7 +61,7 @@ def plan_backfill(
         ModelMissingError: if no model may score a day: there is none, or it knows the day's future.
     """
     states = day_states(context.lake(), days[0] - context.lookback, days[-1])
-    registry = Registry(context.warehouse)
+    registry = context.registry()
     weekly = _weekly_versions(registry, context, days, force=force) if retrain == "weekly" else {}
     champion = None if weekly else registry.champion()
     plans: list[DayPlan] = []

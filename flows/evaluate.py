@@ -14,7 +14,6 @@ from tasks.evaluate import Criteria, evaluate_scores, read_segments
 from tasks.evaluation import Evaluation
 from tasks.report import newest_model, summarise, write_report
 from tasks.steps import collect_decisions
-from tasks.tracking import Registry
 from warehouse.errors import UserError
 from warehouse.maturity import last_mature_day
 from warehouse.reads import read_scores, read_truth
@@ -43,7 +42,7 @@ def evaluate(config: Path, start: date, end: date) -> EvaluationReport:
         now = datetime.now(UTC)
         evaluation = _judge(context, start, end, now)
         page = write_report(evaluation, context.warehouse.path / "reports", now)
-        registry = Registry(context.warehouse)
+        registry = context.registry()
         model = newest_model(evaluation, registry.versions())
         if model is not None:
             registry.keep_report(model, page)

@@ -19,7 +19,6 @@ from tasks.steps import (
     feature_request,
     train_as_of,
 )
-from tasks.tracking import Registry
 from warehouse.errors import UserError
 
 CHALLENGER = "challenger"
@@ -45,7 +44,7 @@ def train(config: Path, as_of: date) -> TrainedModel:
 
 def _hold_to_gate(context: Context, trained: TrainedModel) -> None:
     """Compare the challenger with the champion, for the record; only ``models promote`` moves it."""
-    registry = Registry(context.warehouse)
+    registry = context.registry()
     try:
         comparison = run_gate(
             registry,

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tasks.features import lookback_days
 from tasks.history import HISTORY_LOOKBACK_DAYS
@@ -23,6 +24,9 @@ from warehouse.ledger import digest
 from warehouse.privacy import PseudonymKey
 from warehouse.rules import ValidationSettings
 from warehouse.source import SourceSettings
+
+if TYPE_CHECKING:
+    from tasks.tracking import Registry
 
 UNLABELLED_DELAY_DAYS = 7  # the handbook's week, so that merchant windows mean the same everywhere
 
@@ -88,6 +92,12 @@ class Context:
             self._lakes.lake = lake
             self._opened.append(lake)
         return lake
+
+    def registry(self) -> "Registry":
+        """Give the store of training runs and models."""
+        from tasks.tracking import Registry
+
+        return Registry(self.warehouse, self.mlflow)
 
     @contextmanager
     def closing(self) -> Iterator["Context"]:

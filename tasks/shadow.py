@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.context import Context
 from tasks.steps import choose_device, score_with
-from tasks.tracking import RegisteredModel, Registry
+from tasks.tracking import RegisteredModel
 from warehouse.ledger import PartitionRun, day_states, write_run
 from warehouse.scores import is_shadowed, replace_shadow_scores
 
@@ -43,7 +43,7 @@ def shadow_day(context: Context, day: date) -> ShadowedDay | None:
         return None
     started, challenger = datetime.now(UTC), None
     try:
-        challenger = Registry(context.warehouse).find("challenger")
+        challenger = context.registry().find("challenger")
         if challenger is None:
             return None
         if challenger.as_of > day:
@@ -64,7 +64,7 @@ def shadow_day(context: Context, day: date) -> ShadowedDay | None:
 def _score(
     context: Context, day: date, challenger: RegisteredModel, started: datetime
 ) -> ShadowedDay:
-    bundle = Registry(context.warehouse).load(challenger, choose_device(context))
+    bundle = context.registry().load(challenger, choose_device(context))
     scored, run = score_with(context, day, challenger.version, bundle, "shadow", started)
     scores, lake = scored.scores, context.lake()
     changed = not is_shadowed(lake, run)

@@ -29,7 +29,7 @@ from tasks.score import (
     warn_of_other_threshold,
 )
 from tasks.tensors import frame_digest
-from tasks.tracking import Bundle, Registry
+from tasks.tracking import Bundle
 from tasks.training_data import FeatureRequest, load_rows
 from warehouse.account_transactions import STORY_DAYS, STORY_ROWS, keep_transactions
 from warehouse.errors import BusyError, SourceError, UserError
@@ -170,7 +170,7 @@ def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel
     )
     tags = {**training.record.tags, "settings_digest": context.training_digest()}
     record = replace(training.record, tags=tags)
-    registry, alias = Registry(context.warehouse), None
+    registry, alias = context.registry(), None
     with registry.locked():
         version = registry.register(training.bundle, record, training.example)
         if aliased:
@@ -204,7 +204,7 @@ def score_day(context: Context, day: date, version: str | None = None) -> Scored
         SourceError: if the day is not published.
         ModelMissingError: if there is no model, or it was trained on the day's future.
     """
-    started, registry = datetime.now(UTC), Registry(context.warehouse)
+    started, registry = datetime.now(UTC), context.registry()
     model = registry.version(version) if version else registry.champion()
     require_model_of_the_past(model, day)
     bundle = registry.load(model, choose_device(context))

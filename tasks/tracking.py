@@ -21,6 +21,7 @@ from filelock import FileLock
 
 from models.ensemble import Ensemble
 from models.persistence import load_ensemble, save_ensemble
+from tasks.registry_settings import MlflowSettings
 from tasks.tensors import Encoding, history_of
 from warehouse.connection import LOCK_TIMEOUT_SECONDS, WarehouseSettings, writing_to
 from warehouse.errors import ModelMissingError
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 MODEL_NAME = "nightwarden"
 EXPERIMENT = "nightwarden"
 PYFUNC_FILE = Path(__file__).with_name("pyfunc_model.py")
+EMBEDDED = MlflowSettings()
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a bank's nightly job phones nobody
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -112,7 +114,7 @@ class RegisteredModel:
 class Registry:
     """The MLflow store of a warehouse: runs, curves, registered models and their aliases."""
 
-    def __init__(self, settings: WarehouseSettings) -> None:
+    def __init__(self, settings: WarehouseSettings, shared: MlflowSettings = EMBEDDED) -> None:
         """Name the store; nothing is opened yet."""
         folder = settings.path / "mlflow"
         with writing_to(folder):

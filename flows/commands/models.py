@@ -39,9 +39,8 @@ def list_models(config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> No
     Example: `nightwarden models list`
     """
     from flows.settings import Settings
-    from tasks.tracking import Registry
 
-    show.models(Registry(Settings.read(config).warehouse).versions(), as_json=as_json)
+    show.models(Settings.read(config).context().registry().versions(), as_json=as_json)
 
 
 @app.command()
@@ -142,10 +141,9 @@ def log(config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> None:
 @contextmanager
 def _opened(config: Path) -> Iterator[tuple["Context", "Registry"]]:
     from flows.settings import Settings
-    from tasks.tracking import Registry
 
     with Settings.read(config).context().closing() as context:
-        yield context, Registry(context.warehouse)
+        yield context, context.registry()
 
 
 def _run_gate(context: "Context", registry: "Registry", version: str | None) -> "Comparison":
