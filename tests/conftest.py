@@ -1,12 +1,21 @@
 """A small lake on disk and files to land into it, under one law: no row is lost."""
 
 import csv
+from collections.abc import Iterator
 from datetime import date
 from functools import cached_property
 
 import duckdb
 import pytest
 
+from tests.services import (
+    ObjectStore,
+    PostgresqlServer,
+    missing_for_object_store,
+    missing_for_postgresql,
+    object_store,
+    postgresql_server,
+)
 from warehouse.connection import Lake, WarehouseSettings
 from warehouse.rules import ValidationSettings
 from warehouse.schema import TRANSACTIONS, create_statements
@@ -148,3 +157,21 @@ def landing(new_landing):
     made = new_landing()
     yield made
     made.close()
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresqlServer]:
+    """A PostgreSQL server for the session."""
+    if missing := missing_for_postgresql():
+        pytest.skip(missing)
+    with postgresql_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[ObjectStore]:
+    """An object store for the session."""
+    if missing := missing_for_object_store():
+        pytest.skip(missing)
+    with object_store() as store:
+        yield store

@@ -235,7 +235,8 @@ def postgres_table(postgres_url):
         )
     engine.dispose()
     url = make_url(postgres_url)
-    return f"host={url.query['host']} user={url.username} dbname={url.database}"
+    place = f"host={url.query['host']} port={url.query['port']}"
+    return f"{place} user={url.username} dbname={url.database}"
 
 
 def test_postgres_table_is_read_by_day(landing, postgres_table):
