@@ -352,7 +352,7 @@ def test_config_names_every_key_and_its_defaults_are_the_models(tmp_path):
     shown = switched_on(text)
     sections = {name: f.annotation for name, f in Settings.model_fields.items() if name in shown}
     models = [m for m in sections.values() if hasattr(m, "model_fields")]
-    assert len(models) == 10
+    assert len(models) == 11
     assert len(models[0].model_fields) > 10
     fields = [(key, field) for model in models for key, field in model.model_fields.items()]
     for key in [*ColumnMapping.model_fields, *(key for key, field in fields if not field.exclude)]:
@@ -361,10 +361,13 @@ def test_config_names_every_key_and_its_defaults_are_the_models(tmp_path):
     read = Settings.read(tmp_path / "nightwarden.toml", KEY)
     (tmp_path / "nightwarden.toml").write_text(text)
     default = Settings.read(tmp_path / "nightwarden.toml", KEY)
-    for name in ("warehouse", "validation", "evaluate", "promotion", "run"):
+    for name in ("validation", "evaluate", "promotion", "run"):
         assert getattr(read, name) == getattr(default, name)
+    own = {"catalog": None, "data": None}
+    assert read.warehouse.model_copy(update=own) == default.warehouse
+    assert default.mlflow.tracking_uri is None is not read.mlflow.tracking_uri
     assert read.labels.mature_after_days == 30
-    none = dict.fromkeys(("false_positives", "least_score", "review_cost"))
+    none = dict.fromkeys(("database", "false_positives", "least_score", "review_cost"))
     assert read.queue.model_copy(update=none) == default.queue
     trees = default.train.ensemble.model_copy(update={"features": read.train.ensemble.features})
     same = {"features": read.train.features, "members": read.train.members, "ensemble": trees}
