@@ -16,6 +16,10 @@ class SourceError(UserError):
     """A source file or table cannot be read as the settings say."""
 
 
+class DayMissingError(SourceError):
+    """A day's file or rows have not come yet."""
+
+
 class DayRefusedError(UserError):
     """A day broke a day rule: it is not published, and what was there before stays."""
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -97,18 +97,62 @@ def is_queued(
     settings_digest: str,
     lookback: timedelta,
 ) -> bool:
-    """Tell whether a day was queued like this after all that its features look back on landed.
+    """Tell whether a day was queued like this after all that its features look back on landed."""
+    queued = states.get((day, "enqueue"))
+    wanted = (model_version, settings_digest)
+    if queued is None or (queued.model_version, queued.settings_digest) != wanted:
+        return False
+    return is_queued_after_landing(states, day, lookback=lookback)
+
+
+def is_queued_after_landing(
+    states: Mapping[tuple[date, str], PartitionRun], day: date, *, lookback: timedelta
+) -> bool:
+    """Tell whether a day was queued, however, after all that its features look back on landed.
 
     An enqueue run begins with the scoring whose alerts it queued, so that what lands between the
     two counts as later.
     """
     queued = states.get((day, "enqueue"))
-    wanted = (model_version, settings_digest)
-    if queued is None or (queued.model_version, queued.settings_digest) != wanted:
-        return False
-    return all(
+    return queued is not None and all(
         run.finished_at is None or run.finished_at <= queued.started_at
         for (other, stage), run in states.items()
         if stage in ("ingest", "replay") and day - lookback <= other <= day
         if run.status == "done"
     )
+
+
+@dataclass(frozen=True)
+class DueNight:
+    """A night to do; ``version`` is the model that scored it, if it was done before."""
+
+    day: date
+    version: str | None
+
+
+def due_nights(
+    states: Mapping[tuple[date, str], PartitionRun],
+    days: Iterable[date],
+    *,
+    lookback: timedelta,
+) -> list[DueNight]:
+    """Give those of the days that are not done, in their order.
+
+    A night that is done anew, as an earlier day landed late, keeps the model that it was scored
+    with: its alerts were queued by it. A champion or settings that changed since make no night due.
+    """
+    nights = []
+    for day in days:
+        if not is_queued_after_landing(states, day, lookback=lookback):
+            before = states.get((day, "enqueue"))
+            nights.append(DueNight(day, before.model_version if before else None))
+    return nights
+
+
+def first_night(lake: Lake, lane: str) -> date | None:
+    """Find the earliest day that was ever queued in a lane."""
+    row = lake.connection.execute(
+        "SELECT min(event_date) FROM lake.partition_runs WHERE stage = 'enqueue' AND lane = ?",
+        [lane],
+    ).fetchone()
+    return row[0] if row else None

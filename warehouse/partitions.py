@@ -8,7 +8,7 @@ import duckdb
 
 from warehouse import expectations
 from warehouse.connection import Lake, quote_name
-from warehouse.errors import DayRefusedError
+from warehouse.errors import DayMissingError, DayRefusedError
 from warehouse.ledger import PartitionRun, digest, find_repeated, table_digest, write_run
 from warehouse.privacy import PseudonymKey
 from warehouse.publishing import (
@@ -59,11 +59,15 @@ def land_day(
     """Read, check and publish a day; the same input again changes nothing.
 
     Raises:
-        SourceError: if the day's source is missing or cannot be read as the settings say.
+        DayMissingError: if the day's file or, in a source of many days, its rows have not come.
+        SourceError: if the day's source cannot be read as the settings say.
         DayRefusedError: if a day rule is broken and ``force`` is not set; the day stays as it was.
     """
     started = datetime.now(UTC)
     batch = _read(lake, settings, day, key)
+    if not (force or batch.n_rows or batch.rejected) and settings.holds_many_days():
+        message = f"no row for {day} in {batch.files[0]}: deliver it, or correct [source]"
+        raise DayMissingError(message)
     run = _begin(lake, settings, limits, batch, started)
     if not force and find_repeated(lake, run):
         return _unchanged(lake, run)

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, mo
 
 from warehouse.connection import load_extension, quote_name, quote_text, quote_texts
 from warehouse.csv_source import RejectedLine, csv_scan, rejected_lines
-from warehouse.errors import SettingsError, SourceError
+from warehouse.errors import DayMissingError, SettingsError, SourceError
 from warehouse.privacy import PseudonymKey, card_number_columns
 
 SQL_PREFIX = "sql:"
@@ -133,6 +133,10 @@ class SourceSettings(_Frozen):
         """Give what decides how rows are read, without where they lie: files may move."""
         return self.model_dump(mode="json", exclude={"path", "table", "dsn", "wait_minutes"})
 
+    def holds_many_days(self) -> bool:
+        """Tell whether the source is there before a day's rows are: a table, or one file of all."""
+        return self.format == "postgres" or self.date_column is not None
+
     def expressions(self) -> dict[str, str]:
         """Give every mapped column (canonical, extra, label) and its expression."""
         extras = {name: extra.column for name, extra in self.extra.items()}
@@ -169,13 +173,13 @@ def files_of_day(settings: SourceSettings, day: date) -> list[str]:
     """Find the day's files, sorted.
 
     Raises:
-        SourceError: if there is none.
+        DayMissingError: if there is none.
     """
     pattern = address_of_day(settings, day)
     files = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 (absolute patterns)
     if not files:
         message = f"no file for {day}: expected {pattern}; deliver it, or correct [source] path"
-        raise SourceError(message)
+        raise DayMissingError(message)
     return files
 
 
@@ -188,8 +192,9 @@ def read_day(
     """Read a day's rows into the table ``raw``: source columns, ``_file`` and ``_row``.
 
     Raises:
-        SourceError: if a file is missing, unreadable, lacks a mapped column, or holds card numbers
-            that are neither pseudonymised nor dropped.
+        DayMissingError: if there is no file for the day.
+        SourceError: if a file is unreadable, lacks a mapped column, or holds card numbers that are
+            neither pseudonymised nor dropped.
         SettingsError: if ``pseudonymise`` names columns but there is no key.
     """
     postgres = settings.format == "postgres"
@@ -197,7 +202,7 @@ def read_day(
     for table in ("raw", "reject_errors", "reject_scans"):
         connection.execute(f"DROP TABLE IF EXISTS {table}")
     try:
-        scan = _scan(connection, settings, files)
+        scan = source_scan(connection, settings, files)
         types = _describe(connection, scan)
         _require_columns(settings, types, files[0])
         select = _private_select(connection, settings, types, key)
@@ -206,7 +211,7 @@ def read_day(
             f"CREATE TABLE raw AS SELECT {select}, row_number() OVER () AS _row FROM {of_day}"
         )
     except duckdb.Error as error:
-        raise SourceError(_unreadable(settings, files, error)) from error
+        raise SourceError(describe_unreadable(settings, files, error)) from error
     finally:
         connection.execute("DETACH DATABASE IF EXISTS source_db")
     rejected = rejected_lines(connection, settings) if settings.format == "csv" else ()
@@ -217,7 +222,7 @@ def read_day(
     return SourceBatch(day, tuple(files), types, int(row[0]) if row else 0, rejected)
 
 
-def _scan(
+def source_scan(
     connection: duckdb.DuckDBPyConnection, settings: SourceSettings, files: list[str]
 ) -> str:
     """Write what stands after FROM."""
@@ -314,20 +319,28 @@ def _day_scan(
         return scan
     column = column_expression(settings.date_column)
     kind = bound_type(connection, "date_column", column, scan)
+    dated, undated = day_conditions(settings, column, kind, day)
+    if kind == "DATE" or kind.startswith("TIMESTAMP"):
+        rest = f"SELECT * FROM {scan} WHERE {undated}"
+        return f"(SELECT * FROM {scan} WHERE {dated} UNION ALL {rest})"
+    return f"{scan} WHERE {dated} OR {undated}"
+
+
+def day_conditions(settings: SourceSettings, column: str, kind: str, day: date) -> tuple[str, str]:
+    """Write what the day's rows fulfil, and what those fulfil whose day cannot be read."""
     after = day + timedelta(days=1)
     if kind == "DATE" or kind.startswith("TIMESTAMP"):
         low, high = (f"TIMESTAMP '{moment}'" for moment in (day, after))
         if kind == "TIMESTAMP WITH TIME ZONE":
             zone = quote_text(settings.time_zone)
             low, high = f"timezone({zone}, {low})", f"timezone({zone}, {high})"
-        dated = f"SELECT * FROM {scan} WHERE {column} >= {low} AND {column} < {high}"
-        return f"({dated} UNION ALL SELECT * FROM {scan} WHERE {column} IS NULL)"
+        return f"{column} >= {low} AND {column} < {high}", f"{column} IS NULL"
     text = f"CAST({column} AS VARCHAR)"
     instant = (
         f"timezone({quote_text(settings.time_zone)}, {text_to_instant(text, settings.time_zone)})"
     )
     found = f"coalesce(CAST({instant} AS DATE), TRY_CAST({text} AS DATE))"
-    return f"{scan} WHERE {found} = DATE '{day}' OR {found} IS NULL"
+    return f"{found} = DATE '{day}'", f"{found} IS NULL"
 
 
 def bound_type(
@@ -387,7 +400,7 @@ def _refuse_card_numbers(
         raise SourceError(message)
 
 
-def _unreadable(settings: SourceSettings, files: list[str], error: duckdb.Error) -> str:
+def describe_unreadable(settings: SourceSettings, files: list[str], error: duckdb.Error) -> str:
     """Say in one sentence what DuckDB found wrong with the files."""
     text = str(error).splitlines()[0]
     file = next((name for name in reversed(files) if name in str(error)), files[0])
