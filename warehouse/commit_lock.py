@@ -139,13 +139,12 @@ class PostgresqlLock:
         try:
             session = psycopg.connect(self._address, autocommit=True)
         except psycopg.Error as error:
-            lasting = will_last(str(error))
+            reason = str(error).splitlines()[0].rpartition("failed: ")[2]
             message = (
-                f"the database {self._where} must let this user in, and does not "
-                f"({'it refused' if lasting else 'it does not answer'}); check the address, the "
-                "password, the user's rights, and that the server runs"
+                f"the database {self._where} must let this user in, and does not ({reason}); check "
+                "the address, the password, the user's rights, and that the server runs"
             )
-            raise (WarehouseError if lasting else BusyError)(message) from None
+            raise (WarehouseError if will_last(reason) else BusyError)(message) from None
         try:
             yield session
         finally:

@@ -1,24 +1,27 @@
-"""Open the lake: DuckDB with a DuckLake catalog in SQLite and Parquet files beside it.
+"""Open the lake: DuckDB with a DuckLake catalog and Parquet files.
 
-DuckLake is optimistic per table, so two writers conflict even on different days. Therefore work
-is computed first and committed inside ``Lake.commit``, which holds one file lock for the short
-commit.
+One machine has the catalog in SQLite and the files beside it; several share a catalog in PostgreSQL
+and a folder or an object store. DuckLake is optimistic per table, so two writers conflict even on
+different days. Therefore work is computed first and committed inside ``Lake.commit``, which holds
+one lock for the short commit.
 """
 
 import importlib.util
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import duckdb
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 from warehouse import schema
-from warehouse.errors import BusyError, WarehouseError
+from warehouse.commit_lock import CommitLock, FolderLock, PostgresqlLock
+from warehouse.errors import BusyError, SettingsError, WarehouseError
+from warehouse.object_store import S3, use_object_store
+from warehouse.postgresql import describe_address, safe_address, will_last
 
 LOCK_TIMEOUT_SECONDS = 600
 POSTGRESQL_SCHEMES = ("postgresql://", "postgres://")
@@ -135,6 +138,18 @@ def quote_texts(texts: Iterable[str]) -> str:
     return "[" + ", ".join(map(quote_text, texts)) + "]"
 
 
+def _set_up(connection: duckdb.DuckDBPyConnection, settings: WarehouseSettings) -> None:
+    """Set what holds for a lake of either kind."""
+    connection.execute("SET autoinstall_known_extensions = false")
+    connection.execute("SET TimeZone = 'UTC'")
+    connection.execute(f"SET memory_limit = {quote_text(settings.memory_limit)}")
+    # A spill folder of its own: two connections in one folder would write over each other.
+    own = quote_text(str(settings.lake_folder / "spill" / uuid.uuid4().hex))
+    connection.execute(f"SET temp_directory = {own}")
+    if settings.threads:
+        connection.execute(f"SET threads = {settings.threads}")
+
+
 class Lake:
     """One connection to the lake; a private in-memory database beside it holds the staging tables.
 
@@ -142,12 +157,12 @@ class Lake:
     """
 
     def __init__(
-        self, connection: duckdb.DuckDBPyConnection, folder: Path, lock_seconds: float
+        self, connection: duckdb.DuckDBPyConnection, folder: Path, lock: CommitLock
     ) -> None:
         """Wrap an attached connection; use ``Lake.open``."""
         self.connection = connection
         self.folder = folder
-        self._lock = FileLock(folder / "commit.lock", timeout=lock_seconds)
+        self._lock = lock
 
     @classmethod
     def open(
@@ -160,57 +175,82 @@ class Lake:
             lock_seconds: How long to wait for another's commit, now and whenever this one commits.
 
         Raises:
-            BusyError: if another process holds the lake's commit lock for longer.
+            BusyError: if another process holds the lake's commit lock for longer, or a server of
+                a shared lake does not answer.
+            SettingsError: if the environment lacks a key, or others opened the lake elsewhere.
             WarehouseError: if the folder cannot be written or the catalog cannot be opened.
         """
         folder = settings.lake_folder
         with writing_to(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "commit.lock").touch()
+            (folder / "spill").mkdir(parents=True, exist_ok=True)
+            if settings.catalog is None:
+                (folder / "commit.lock").touch()
         connection = duckdb.connect()
         try:
-            return cls._attach(connection, settings, lock_seconds)
+            _set_up(connection, settings)
+            if settings.catalog is None:
+                lock: CommitLock = FolderLock(folder / "commit.lock", lock_seconds)
+                lake = cls(connection, folder, lock)
+                lake._attach_embedded()
+                return lake
+            url = settings.catalog.get_secret_value()
+            lake = cls(connection, folder, PostgresqlLock(url, "commit", lock_seconds))
+            lake._attach_shared(url, str(settings.data))
         except BaseException:
             connection.close()
             raise
+        return lake
 
-    @classmethod
-    def _attach(
-        cls,
-        connection: duckdb.DuckDBPyConnection,
-        settings: WarehouseSettings,
-        lock_seconds: float,
-    ) -> Self:
-        connection.execute("SET autoinstall_known_extensions = false")
-        connection.execute("SET TimeZone = 'UTC'")
-        connection.execute(f"SET memory_limit = {quote_text(settings.memory_limit)}")
-        # A spill folder of its own: two connections in one folder would write over each other.
-        spill = settings.lake_folder / "spill"
-        spill.mkdir(exist_ok=True)
-        own = quote_text(str(spill / uuid.uuid4().hex))
-        connection.execute(f"SET temp_directory = {own}")
-        if settings.threads:
-            connection.execute(f"SET threads = {settings.threads}")
+    def _attach_embedded(self) -> None:
         for name in ("ducklake", "sqlite_scanner"):
-            load_extension(connection, name)
-        folder = settings.lake_folder
-        lake = cls(connection, folder, lock_seconds)
-        catalog = folder / "catalog.sqlite"
+            load_extension(self.connection, name)
+        catalog = self.folder / "catalog.sqlite"
         attach = (
             f"ATTACH {quote_text(f'ducklake:sqlite:{catalog}')} AS lake "
-            f"(DATA_PATH {quote_text(str(folder / 'data'))}, "
+            f"(DATA_PATH {quote_text(str(self.folder / 'data'))}, "
             "META_JOURNAL_MODE 'WAL', META_BUSY_TIMEOUT 30000, "
             "OVERRIDE_DATA_PATH true)"  # the warehouse folder may be moved or copied
         )
         try:
-            with lake.locked():
-                connection.execute(attach)
-                lake._create_tables()
+            with self.locked():
+                self.connection.execute(attach)
+                self._create_tables()
         except (duckdb.Error, OSError) as error:
             message = f"the lake {catalog} cannot be opened: {error}"
             busy = "locked" in str(error)
             raise (BusyError if busy else WarehouseError)(message) from error
-        return lake
+
+    def _attach_shared(self, url: str, data: str) -> None:
+        for name in ("ducklake", "postgres_scanner", "httpfs"):
+            load_extension(self.connection, name)
+        # DuckDB's secrets that this user keeps at home would mix with those of the settings.
+        self.connection.execute(f"SET secret_directory = {quote_text(str(self.folder / 'none'))}")
+        if data.startswith(S3):
+            use_object_store(self.connection, data)
+        else:
+            with writing_to(Path(data)):
+                Path(data).mkdir(parents=True, exist_ok=True)
+        catalog = safe_address(url, application_name="nightwarden lake")
+        attach = (
+            f"ATTACH {quote_text(f'ducklake:postgres:{catalog}')} AS lake "
+            f"(DATA_PATH {quote_text(data)})"
+        )
+        reason = ""
+        with self.locked():
+            try:
+                self.connection.execute(attach)
+                self._create_tables()
+            except duckdb.Error as error:
+                reason = str(error).splitlines()[0]
+        if "DATA_PATH" in reason:
+            message = (
+                f"the lake in {describe_address(url)} keeps its files elsewhere than [warehouse] "
+                f"data says ({reason}); every machine must name the same place"
+            )
+            raise SettingsError(message)
+        if reason:
+            message = f"the lake in {describe_address(url)} cannot be opened: {reason}"
+            raise (WarehouseError if will_last(reason) else BusyError)(message)
 
     def _create_tables(self) -> None:
         """Make the tables that are missing, and the columns that came after a table was made."""
@@ -232,15 +272,8 @@ class Lake:
         Raises:
             BusyError: if another process holds it for longer than this lake waits.
         """
-        try:
-            with self._lock:
-                yield
-        except Timeout as error:
-            message = (
-                f"another process has held {self._lock.lock_file} for {self._lock.timeout:g} s; "
-                "see which (fuser), end it, and run this again"
-            )
-            raise BusyError(message) from error
+        with self._lock.held():
+            yield
 
     @contextmanager
     def commit(self) -> Iterator[duckdb.DuckDBPyConnection]:
@@ -248,13 +281,19 @@ class Lake:
 
         Yields:
             The connection, inside BEGIN.
+
+        Raises:
+            BusyError: if another holds the lock for longer, or it was lost before the end.
         """
         with self.locked():
             self.connection.execute("BEGIN")
             try:
                 yield self.connection
+                # A server that was started anew freed the lock: another may be writing by now.
+                self._lock.require_held()
             except BaseException:
-                self.connection.execute("ROLLBACK")
+                with suppress(duckdb.Error):  # a catalog that went away has rolled back by itself
+                    self.connection.execute("ROLLBACK")
                 raise
             self.connection.execute("COMMIT")
 
