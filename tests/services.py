@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -126,6 +126,32 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def free_block(number: int) -> list[int]:
+    """Find ports in a row that nobody listens on, nor on those ten thousand above, below 32,768."""
+    while True:
+        first = 12_000 + secrets.randbelow(10_000)
+        ports = list(range(first, first + number))
+        try:
+            with ExitStack() as held:
+                for port in (*ports, *(port + 10_000 for port in ports)):
+                    held.enter_context(socket.create_server(("127.0.0.1", port)))
+        except OSError:
+            continue
+        return ports
+
+
+WEED_PORTS = (
+    "master.port",
+    "volume.port",
+    "filer.port",
+    "s3.port",
+    "s3.port.iceberg",
+    "s3.port.lance",
+    "admin.port",
+)
+"""SeaweedFS speaks gRPC ten thousand above each."""
+
+
 @dataclass(frozen=True)
 class ObjectStore:
     """A running S3 server with one bucket; ``environment`` is what its clients need."""
@@ -154,23 +180,22 @@ def find_weed() -> str | None:
 
 @contextmanager
 def object_store() -> Iterator[ObjectStore]:
-    """Run an S3 server until the block ends.
-
-    It takes a dozen fixed ports, so each server gets a loopback address of its own.
-    """
-    host = "127." + ".".join(str(1 + secrets.randbelow(254)) for _ in range(3))
+    """Run an S3 server until the block ends."""
     keys = {
         "AWS_ACCESS_KEY_ID": f"key{secrets.token_hex(6)}",
         "AWS_SECRET_ACCESS_KEY": f"planted{secrets.token_hex(16)}",
     }
-    endpoint, bucket = f"http://{host}:8333", "nightwarden"
+    ports = free_block(len(WEED_PORTS))
+    named = dict(zip(WEED_PORTS, ports, strict=True))
+    endpoint, bucket = f"http://127.0.0.1:{named['s3.port']}", "nightwarden"
     store = ObjectStore(
         endpoint, bucket, keys | {"AWS_ENDPOINT_URL": endpoint, "AWS_REGION": "us-east-1"}
     )
     folder = tempfile.mkdtemp(prefix="nightwarden-s3-")
-    words = f"mini -dir={folder} -ip={host} -ip.bind={host} -bucket={bucket} -admin.ui=false"
+    words = [f"-dir={folder}", "-ip=127.0.0.1", f"-bucket={bucket}", "-admin.ui=false"]
+    words += [f"-{name}={port}" for name, port in named.items()]
     process = subprocess.Popen(  # noqa: S603 (our own command)
-        [find_weed() or "weed", *words.split(), "-webdav=false"],
+        [find_weed() or "weed", "mini", *words, "-webdav=false"],
         env=os.environ | keys,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
