@@ -4,14 +4,14 @@ from datetime import date, datetime
 
 import duckdb
 
-from warehouse.errors import DayMissingError, SourceError
+from warehouse.errors import DayMissingError
 from warehouse.source import (
     SourceSettings,
     address_of_day,
     bound_type,
     column_expression,
     day_conditions,
-    describe_unreadable,
+    explain_unreadable,
     files_of_day,
     source_scan,
 )
@@ -41,6 +41,7 @@ def has_day_come(settings: SourceSettings, day: date) -> bool:
 
     Raises:
         SourceError: if the source cannot be read.
+        BusyError: if the source's database went away.
     """
     try:
         is_file = settings.format != "postgres"
@@ -53,7 +54,7 @@ def has_day_come(settings: SourceSettings, day: date) -> bool:
         try:
             return _has_row(connection, settings, files, day)
         except duckdb.Error as error:
-            raise SourceError(describe_unreadable(settings, files, error)) from error
+            raise explain_unreadable(settings, files, error) from None
 
 
 def _has_row(

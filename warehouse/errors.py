@@ -24,12 +24,16 @@ class DayRefusedError(UserError):
     """A day broke a day rule: it is not published, and what was there before stays."""
 
 
+class NightsFailedError(UserError):
+    """Some of the nights that were due could not be done; the others were."""
+
+
 class WarehouseError(UserError):
     """The lake or the queue cannot be opened or written."""
 
 
 class BusyError(WarehouseError):
-    """Another process holds the lake; trying again may help."""
+    """Another process holds what is needed, or a server is away; trying again may help."""
 
 
 class ModelMissingError(UserError):

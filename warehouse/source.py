@@ -14,9 +14,10 @@ from typing import Annotated, Any, Literal, Self
 import duckdb
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
-from warehouse.connection import load_extension, quote_name, quote_text, quote_texts
+from warehouse.connection import quote_name, quote_text, quote_texts
 from warehouse.csv_source import RejectedLine, csv_scan, rejected_lines
-from warehouse.errors import DayMissingError, SettingsError, SourceError
+from warehouse.errors import DayMissingError, SettingsError, SourceError, UserError
+from warehouse.postgresql_source import attach_table, explain_failure
 from warehouse.privacy import PseudonymKey, card_number_columns
 
 SQL_PREFIX = "sql:"
@@ -195,6 +196,7 @@ def read_day(
         DayMissingError: if there is no file for the day.
         SourceError: if a file is unreadable, lacks a mapped column, or holds card numbers that are
             neither pseudonymised nor dropped.
+        BusyError: if the source's database went away.
         SettingsError: if ``pseudonymise`` names columns but there is no key.
     """
     postgres = settings.format == "postgres"
@@ -211,7 +213,7 @@ def read_day(
             f"CREATE TABLE raw AS SELECT {select}, row_number() OVER () AS _row FROM {of_day}"
         )
     except duckdb.Error as error:
-        raise SourceError(describe_unreadable(settings, files, error)) from error
+        raise explain_unreadable(settings, files, error) from None
     finally:
         connection.execute("DETACH DATABASE IF EXISTS source_db")
     rejected = rejected_lines(connection, settings) if settings.format == "csv" else ()
@@ -227,33 +229,10 @@ def source_scan(
 ) -> str:
     """Write what stands after FROM."""
     if settings.format == "postgres":
-        return _attach_postgres(connection, settings, files[0])
+        return attach_table(connection, settings.dsn, files[0])
     if settings.format == "csv":
         return csv_scan(settings, files)
     return f"read_parquet({quote_texts(files)}, filename = '_file', hive_partitioning = false)"
-
-
-def _attach_postgres(
-    connection: duckdb.DuckDBPyConnection, settings: SourceSettings, table: str
-) -> str:
-    if settings.dsn is None:
-        message = "format 'postgres' needs a connection: set NIGHTWARDEN_SOURCE_DSN"
-        raise SettingsError(message)
-    load_extension(connection, "postgres_scanner")
-    dsn = quote_text(settings.dsn.get_secret_value())
-    try:
-        connection.execute(f"ATTACH {dsn} AS source_db (TYPE postgres, READ_ONLY)")
-    except duckdb.Error:
-        message = (
-            "the source database cannot be reached with the given connection; check "
-            "NIGHTWARDEN_SOURCE_DSN, the network and the rights of its user"
-        )
-        raise SourceError(message) from None  # DuckDB's words hold the password
-    parts = [quote_name(part) for part in table.split(".")]
-    if len(parts) == 1:
-        parts.insert(0, "public")
-    name = ".".join(["source_db", *parts])
-    return f"(SELECT *, {quote_text(table)} AS _file FROM {name})"
 
 
 def _describe(connection: duckdb.DuckDBPyConnection, scan: str) -> dict[str, str]:
@@ -353,6 +332,8 @@ def bound_type(
     """
     try:
         row = connection.execute(f"DESCRIBE SELECT {expression} AS x FROM {relation}").fetchone()
+    except duckdb.IOException:
+        raise  # the source itself, of which whoever reads it can say more
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         message = (
@@ -389,26 +370,30 @@ def _refuse_card_numbers(
     open_columns = [name for name in types if name.lower() not in private]
     found = card_number_columns(connection, "raw", open_columns)
     if found:
-        names = ", ".join(
-            json.dumps(n, ensure_ascii=False) for n in [*settings.pseudonymise, *found]
-        )
+        names = json.dumps([*settings.pseudonymise, *found], ensure_ascii=False)
         connection.execute("DROP TABLE raw")
         message = (
             f"column {', '.join(found)} holds card numbers in the clear; add under [source] in "
-            f"nightwarden.toml:  pseudonymise = [{names}]  (or name it in drop)"
+            f"nightwarden.toml:  pseudonymise = {names}  (or name it in drop)"
         )
         raise SourceError(message)
 
 
-def describe_unreadable(settings: SourceSettings, files: list[str], error: duckdb.Error) -> str:
-    """Say in one sentence what DuckDB found wrong with the files."""
+def explain_unreadable(
+    settings: SourceSettings, files: list[str], error: duckdb.Error
+) -> UserError:
+    """Say in one sentence what DuckDB found wrong with the source, as an error to raise."""
+    if settings.format == "postgres":
+        return explain_failure(error, settings.dsn, files[0])
     text = str(error).splitlines()[0]
     file = next((name for name in reversed(files) if name in str(error)), files[0])
     if settings.format == "parquet" and "schema mismatch" in str(error).lower():
-        return f"files of one day must have the same columns, but {file} differs: {text}"
-    if settings.format == "parquet":
-        return f"{file} is no whole Parquet file (cut off?): {text}; deliver it again"
-    return (
-        f"{file} cannot be read as {settings.format}: {text}; "
-        "correct [source] in nightwarden.toml, or deliver it again"
-    )
+        message = f"files of one day must have the same columns, but {file} differs: {text}"
+    elif settings.format == "parquet":
+        message = f"{file} is no whole Parquet file (cut off?): {text}; deliver it again"
+    else:
+        message = (
+            f"{file} cannot be read as csv: {text}; correct [source] in nightwarden.toml, or "
+            "deliver it again"
+        )
+    return SourceError(message)

@@ -1,14 +1,20 @@
 """What the source's settings say is what is read: formats, days, zones and expressions."""
 
+import pickle
+import time
+import traceback
 from datetime import UTC, date, datetime, timedelta
+from threading import Thread
 
 import duckdb
+import psycopg
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import create_engine, make_url
 
+from tests.services import missing_for_postgresql, postgresql_server
 from warehouse.connection import load_extension
-from warehouse.errors import SettingsError, SourceError
+from warehouse.errors import BusyError, SettingsError, SourceError
 
 DAY = date(2026, 1, 15)
 SELECT_DAY = """
@@ -100,8 +106,8 @@ def test_naive_and_zoned_times_mix_in_a_column(landing):
     rows = landing.rows(n=5)
     times = ["2026-07-15 10:00:00", "2026-07-15T10:00:00Z", "2026-07-15T10:00:00+0200",
              "2026-07-15 10:00:00.5+02:00", "2026-07-15T10:00:00 UTC"]  # fmt: skip
-    for row, time in zip(rows, times, strict=True):
-        row["time"] = time
+    for row, moment in zip(rows, times, strict=True):
+        row["time"] = moment
     day = date(2026, 7, 15)
     landing.write(rows, day)
     connection, rules = landing.judge(day, time_zone="Europe/Berlin")
@@ -256,12 +262,73 @@ def test_postgres_table_that_is_missing_is_refused(landing, postgres_table):
         landing.read()
 
 
-def test_postgres_out_of_reach_keeps_the_password_to_itself(landing):
+def test_postgres_that_is_away_may_come_back(landing):
     landing.source = {"format": "postgres", "table": "payments", "date_column": "time"}
     dsn = "host=/nowhere user=me password=hush-hush"
-    with pytest.raises(SourceError, match=r"cannot be reached.*NIGHTWARDEN_SOURCE_DSN") as caught:
+    with pytest.raises(BusyError, match=r"cannot be reached.*NIGHTWARDEN_SOURCE_DSN") as caught:
         landing.read(dsn=dsn)
-    assert "hush-hush" not in str(caught.value)
+    assert_keeps("hush-hush", caught.value)
     assert "hush-hush" not in repr(landing.settings(dsn=dsn))
     with pytest.raises(SettingsError, match="set NIGHTWARDEN_SOURCE_DSN"):
         landing.read()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [({"password": "planted-hush"}, "password authentication"), ({"database": "no"}, "not exist")],
+    ids=["password", "database"],
+)
+def test_postgres_that_refuses_is_the_users_mistake(landing, postgresql, change, reason):
+    landing.source = {"format": "postgres", "table": "payments", "date_column": "time"}
+    dsn = make_url(postgresql.url).set(**change).render_as_string(hide_password=False)
+    with pytest.raises(SourceError, match=f"cannot be reached.*{reason}") as caught:
+        landing.read(dsn=dsn)
+    assert_keeps("planted", caught.value)
+
+
+@pytest.mark.parametrize("dsn", ["postgresql://me:planted%zz@host/db", "password='planted"])
+def test_address_that_cannot_be_read_keeps_its_password(landing, dsn):
+    landing.source = {"format": "postgres", "table": "payments", "date_column": "time"}
+    with pytest.raises(SettingsError, match="must look like postgresql://") as caught:
+        landing.read(dsn=dsn)
+    assert_keeps("planted", caught.value)
+
+
+def test_postgres_that_dies_in_the_middle_of_a_read_is_tried_again(landing, caplog):
+    """The server's crash is no mistake of the user, and no text of it tells the password."""
+    if missing := missing_for_postgresql():
+        pytest.skip(missing)
+    landing.source = {"format": "postgres", "table": "slow", "date_column": "time"}
+    with postgresql_server() as server:
+        with psycopg.connect(server.url) as connection:
+            connection.execute(
+                "CREATE VIEW slow AS SELECT 't' || i AS id, 'a' AS account, 's' AS shop, "
+                "1 AS amount, timestamptz '2026-01-15' AS time, pg_sleep(0.01)::text AS pause "
+                "FROM generate_series(1, 6000) AS i"
+            )
+        crash = Thread(target=crash_when_read, args=[server])
+        crash.start()
+        with pytest.raises(BusyError, match=r"must answer until slow is read") as caught:
+            landing.read(dsn=server.url)
+        crash.join()
+        assert_keeps(server.password, caught.value, caplog.text)
+        server.control("start")
+
+
+def crash_when_read(server):
+    """Stop a server at once when its view is being read."""
+    reading = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%slow%'"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        while connection.execute(reading).fetchone() == (0,):
+            time.sleep(0.02)
+    time.sleep(0.2)
+    server.control("stop")
+
+
+def assert_keeps(secret, error, *more):
+    """Look through whatever may be printed, logged or stored of an error and its causes."""
+    texts = [*more, "".join(traceback.format_exception(error)), repr(pickle.dumps(error))]
+    while error is not None:
+        texts += [str(error), repr(error), repr(error.args)]
+        error = error.__cause__ or error.__context__
+    assert not [text for text in texts if secret in text]
