@@ -215,6 +215,7 @@ class Lake:
             with self.locked():
                 self.connection.execute(attach)
                 self._create_tables()
+                self._adopt_key_file()
         except (duckdb.Error, OSError) as error:
             message = f"the lake {catalog} cannot be opened: {error}"
             busy = "locked" in str(error)
@@ -264,6 +265,19 @@ class Lake:
         for statement in statements:
             self.connection.execute(statement)
         self.connection.execute("COMMIT")
+
+    def _adopt_key_file(self) -> None:
+        """Take the pseudonym key's fingerprint into the lake; earlier versions had it in a file."""
+        file = self.folder / "pseudonym-key.fingerprint"
+        if not file.exists():
+            return
+        self.connection.execute(
+            "INSERT INTO lake.pseudonym_keys SELECT fingerprint, now() FROM (SELECT ?) AS "
+            "file (fingerprint) WHERE fingerprint <> '' "
+            "AND NOT EXISTS (SELECT 1 FROM lake.pseudonym_keys)",
+            [file.read_text()],
+        )
+        file.unlink()
 
     @contextmanager
     def locked(self) -> Iterator[None]:

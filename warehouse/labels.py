@@ -22,7 +22,7 @@ from warehouse.label_file import (
     judge_labels,
     read_label_file,
 )
-from warehouse.privacy import PseudonymKey
+from warehouse.privacy import PseudonymKey, record_key, require_same_key
 from warehouse.queue_records import Decision
 from warehouse.schema import LABEL_QUARANTINE, LABELS
 from warehouse.source import SourceSettings
@@ -94,14 +94,15 @@ def import_labels(
             f"got {default_source!r}; choose one"
         )
         raise UserError(message)
-    if key is not None and has_private_ids(settings):
-        key.require_same(lake.folder / "pseudonym-key.fingerprint")
+    used = key if has_private_ids(settings) else None
+    if used:
+        require_same_key(lake, used)
     place, moment = file.absolute(), now or datetime.now(UTC)
     read_label_file(lake.connection, place, settings, key)
     judge_labels(lake.connection, settings.time_zone, default_source, moment)
     _collect_set_aside(lake.connection, str(place), moment)
     _collect_statements(lake.connection)
-    return _publish(lake, str(place), moment)
+    return _publish(lake, str(place), moment, used)
 
 
 def _collect_statements(connection: duckdb.DuckDBPyConnection) -> None:
@@ -131,7 +132,7 @@ def _collect_set_aside(connection: duckdb.DuckDBPyConnection, file: str, now: da
     )
 
 
-def _publish(lake: Lake, file: str, now: datetime) -> LabelImport:
+def _publish(lake: Lake, file: str, now: datetime, key: PseudonymKey | None) -> LabelImport:
     """Write what is new of ``statements`` and ``labels_set_aside``; nothing new, no commit."""
     connection = lake.connection
     with lake.locked():
@@ -142,6 +143,8 @@ def _publish(lake: Lake, file: str, now: datetime) -> LabelImport:
             with lake.commit():
                 _append_new_statements(connection, now)
                 _change_quarantine(connection)
+                if key:
+                    record_key(lake, key)
     stated, rejected = _count(connection, "statements"), _rejected(connection, "labels_set_aside")
     set_aside = sum(one.rows for one in rejected)
     return LabelImport(

@@ -10,7 +10,7 @@ from warehouse import expectations
 from warehouse.connection import Lake, quote_name
 from warehouse.errors import DayMissingError, DayRefusedError
 from warehouse.ledger import PartitionRun, digest, find_repeated, table_digest, write_run
-from warehouse.privacy import PseudonymKey
+from warehouse.privacy import PseudonymKey, record_key, require_same_key
 from warehouse.publishing import (
     LATE_BATCH_PREFIX,
     Stamp,
@@ -79,7 +79,7 @@ def land_day(
     page = expectations.write_page(pages, day.isoformat(), report.html)
     if report.broken_day_rules and not force:
         _refuse(lake, run, report.broken_day_rules, page)
-    done = _publish(lake, settings, limits, batch, run)
+    done = _publish(lake, settings, limits, batch, run, key)
     return IngestReport(
         day,
         "published",
@@ -127,7 +127,7 @@ def _read(
         message = f"{day} is in the future (today is {today}): there is nothing to ingest yet"
         raise DayRefusedError(message)
     if key is not None and settings.pseudonymise:
-        key.require_same(lake.folder / "pseudonym-key.fingerprint")
+        require_same_key(lake, key)
     return read_day(lake.connection, settings, day, key)
 
 
@@ -224,6 +224,7 @@ def _publish(
     limits: ValidationSettings,
     batch: SourceBatch,
     run: PartitionRun,
+    key: PseudonymKey | None,
 ) -> _Published:
     connection = lake.connection
     stamp = Stamp(batch=digest([run.data_digest, run.settings_digest])[:16], now=run.started_at)
@@ -241,6 +242,8 @@ def _publish(
             replace_quarantine(connection, batch)
             added = append_labels(connection, settings, batch.day, stamp) if settings.label else 0
             write_run(connection, run)
+            if key is not None and settings.pseudonymise:
+                record_key(lake, key)
     return _Published(run, added)
 
 

@@ -7,12 +7,13 @@ import secrets
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 import duckdb
 
-from warehouse.connection import quote_name
+from warehouse.connection import Lake, quote_name
 from warehouse.errors import SettingsError
 
 BLOCK_BYTES = 64  # of SHA-256, as HMAC pads the key (RFC 2104)
@@ -61,27 +62,9 @@ class PseudonymKey:
             message = f"the key file {file} cannot be read; restore it from your backup"
             raise SettingsError(message) from error
 
-    def require_same(self, record: Path) -> None:
-        """Refuse another key than the one that the warehouse's pseudonyms were made with.
-
-        Args:
-            record: File that keeps the key's fingerprint; written at the first use.
-
-        Raises:
-            SettingsError: if the fingerprint is another key's.
-        """
-        mine = hmac.new(self.secret, b"nightwarden", hashlib.sha256).hexdigest()
-        try:
-            with record.open("x") as stream:
-                stream.write(mine)
-        except FileExistsError:
-            if record.read_text() not in (mine, ""):
-                message = (
-                    "the pseudonym key is not the one that this warehouse was begun with: every "
-                    "account would get another name and lose its history; restore the old key "
-                    "(NIGHTWARDEN_PSEUDONYM_KEY, else nightwarden.key)"
-                )
-                raise SettingsError(message) from None
+    def fingerprint(self) -> str:
+        """Give what tells this key from others without telling the key."""
+        return hmac.new(self.secret, b"nightwarden", hashlib.sha256).hexdigest()
 
     @classmethod
     def make(cls, file: Path) -> Self:
@@ -105,6 +88,36 @@ class PseudonymKey:
         text = f"encode(nullif(trim(CAST({column} AS VARCHAR)), ''))"
         inside = f"unhex(sha256(getvariable('pseudonym_inner') || {text}))"
         return f"sha256(getvariable('pseudonym_outer') || {inside})"
+
+
+def require_same_key(lake: Lake, key: PseudonymKey) -> None:
+    """Refuse another key than the one that the lake's pseudonyms were made with.
+
+    Raises:
+        SettingsError: if the lake holds another key's fingerprint.
+    """
+    row = lake.connection.execute("SELECT fingerprint FROM lake.pseudonym_keys").fetchone()
+    if row and row[0] != key.fingerprint():
+        message = (
+            "the pseudonym key is not the one that this warehouse was begun with: every account "
+            "would get another name and lose its history; restore the old key "
+            "(NIGHTWARDEN_PSEUDONYM_KEY, else nightwarden.key)"
+        )
+        raise SettingsError(message)
+
+
+def record_key(lake: Lake, key: PseudonymKey) -> None:
+    """Record the key with the first pseudonyms; inside the commit that publishes them.
+
+    Raises:
+        SettingsError: if another key's pseudonyms were published meanwhile.
+    """
+    require_same_key(lake, key)
+    lake.connection.execute(
+        "INSERT INTO lake.pseudonym_keys SELECT ?, ? "
+        "WHERE NOT EXISTS (SELECT 1 FROM lake.pseudonym_keys)",
+        [key.fingerprint(), datetime.now(UTC)],
+    )
 
 
 def card_number_columns(

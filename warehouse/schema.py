@@ -209,6 +209,18 @@ PARTITION_RUNS = Table(
     partitioned_by=None,
 )
 
+PSEUDONYM_KEYS = Table(
+    "pseudonym_keys",
+    "one row, once anything with pseudonyms was published",
+    (
+        Column(
+            "fingerprint", "VARCHAR", "HMAC of a fixed text with the key; tells it from others."
+        ),
+        Column("recorded_at", "TIMESTAMPTZ", "When the first of its pseudonyms came.", "UTC"),
+    ),
+    partitioned_by=None,
+)
+
 TABLES = (
     TRANSACTIONS,
     QUARANTINE,
@@ -218,6 +230,7 @@ TABLES = (
     SHADOW_SCORES,
     PROMOTIONS,
     PARTITION_RUNS,
+    PSEUDONYM_KEYS,
 )
 
 

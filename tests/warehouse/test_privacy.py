@@ -9,7 +9,7 @@ import duckdb
 import pytest
 
 from warehouse.errors import SettingsError, SourceError
-from warehouse.privacy import PseudonymKey, card_number_columns
+from warehouse.privacy import PseudonymKey, card_number_columns, record_key, require_same_key
 
 SECRET = b"0123456789abcdef0123456789abcdef"
 
@@ -205,12 +205,48 @@ def test_key_file_exists_already(tmp_path):
     assert os.stat(file).st_mode & 0o077 == 0  # noqa: PTH116 (the mode alone)
 
 
-def test_another_key_is_refused_before_accounts_change_their_names(tmp_path):
-    record = tmp_path / "fingerprint"
-    PseudonymKey(b"a" * 32).require_same(record)
-    PseudonymKey(b"a" * 32).require_same(record)
+def test_another_key_is_refused_once_anything_was_published(landing):
+    """A wrong first key, with which nothing was published, keeps the right one out of nothing."""
+    landing.write([{"other": 1}])
+    landing.key = PseudonymKey(b"a" * 32)
+    with pytest.raises(SourceError):
+        landing.land(pseudonymise=["card"])
+    landing.write(with_cards(landing.rows()))
+    landing.key = PseudonymKey(SECRET)
+    landing.land(pseudonymise=["card"])
+    before = landing.fetch("SELECT * FROM lake.pseudonym_keys")
+    assert [row[0] for row in before] == [landing.key.fingerprint()]
+    landing.land(pseudonymise=["card"], force=True)
+    landing.key = PseudonymKey(b"b" * 32)
     with pytest.raises(SettingsError, match="restore the old key"):
-        PseudonymKey(b"b" * 32).require_same(record)
+        landing.land(pseudonymise=["card"], force=True)
+    assert landing.fetch("SELECT * FROM lake.pseudonym_keys") == before
+
+
+def test_of_two_hosts_with_different_keys_one_publishes(landing):
+    """Both read before either had published: the later one is refused as it commits."""
+    first, second = PseudonymKey(b"a" * 32), PseudonymKey(b"b" * 32)
+    require_same_key(landing.lake, second)
+    with landing.lake.commit():
+        record_key(landing.lake, first)
+    with pytest.raises(SettingsError, match="restore the old key"), landing.lake.commit():
+        record_key(landing.lake, second)
+    found = landing.fetch("SELECT fingerprint FROM lake.pseudonym_keys")
+    assert found == [(first.fingerprint(),)]
+
+
+def test_key_that_an_earlier_version_noted_in_a_file_still_holds(landing):
+    landing.lake.close()
+    del landing.lake
+    file = landing.warehouse.lake_folder / "pseudonym-key.fingerprint"
+    file.write_text(PseudonymKey(b"a" * 32).fingerprint())
+    landing.write(with_cards(landing.rows()))
+    landing.key = PseudonymKey(SECRET)
+    with pytest.raises(SettingsError, match="restore the old key"):
+        landing.land(pseudonymise=["card"])
+    landing.key = PseudonymKey(b"a" * 32)
+    assert landing.land(pseudonymise=["card"]).rows_published == 200
+    assert not file.exists()
 
 
 def test_blank_and_padded_ids_get_no_pseudonym_of_their_own():
