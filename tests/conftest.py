@@ -11,8 +11,10 @@ import pytest
 from tests.services import (
     ObjectStore,
     PostgresqlServer,
+    SharedWarehouse,
     missing_for_object_store,
     missing_for_postgresql,
+    new_shared_warehouse,
     object_store,
     postgresql_server,
 )
@@ -35,8 +37,9 @@ COLUMNS = {
 class _Landing:
     """A folder for a source's files and a warehouse to land them in."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, shared=None):
         self.folder = folder
+        self.shared = shared
         self.source = {"format": "csv", "path": str(folder / "in" / "{date}*.csv")}
         self.columns = dict(COLUMNS)
         self.limits = ValidationSettings()
@@ -45,7 +48,10 @@ class _Landing:
 
     @property
     def warehouse(self):
-        return WarehouseSettings(path=self.folder / "warehouse", threads=2)
+        path = self.folder / "warehouse"
+        return (
+            self.shared.settings(path) if self.shared else WarehouseSettings(path=path, threads=2)
+        )
 
     @cached_property
     def lake(self):
@@ -142,8 +148,8 @@ def new_landing(tmp_path_factory):
     """A factory of landings, for fixtures that several tests share."""
     made = []
 
-    def make():
-        made.append(_Landing(tmp_path_factory.mktemp("landing")))
+    def make(shared=None):
+        made.append(_Landing(tmp_path_factory.mktemp("landing"), shared))
         return made[-1]
 
     yield make
@@ -152,9 +158,10 @@ def new_landing(tmp_path_factory):
 
 
 @pytest.fixture
-def landing(new_landing):
-    """A landing of the test's own."""
-    made = new_landing()
+def landing(request, new_landing):
+    """A landing of the test's own; ``on_both_back_ends`` runs the test on a shared lake, too."""
+    is_shared = getattr(request, "param", "embedded") == "shared"
+    made = new_landing(request.getfixturevalue("shared_warehouse") if is_shared else None)
     yield made
     made.close()
 
@@ -175,3 +182,13 @@ def s3() -> Iterator[ObjectStore]:
         pytest.skip(missing)
     with object_store() as store:
         yield store
+
+
+@pytest.fixture
+def shared_warehouse(
+    postgresql: PostgresqlServer, s3: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> SharedWarehouse:
+    """An empty shared warehouse; the environment has the keys of its store."""
+    for name, value in s3.environment.items():
+        monkeypatch.setenv(name, value)
+    return new_shared_warehouse(postgresql, s3)

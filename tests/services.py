@@ -18,7 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import pytest
+from pydantic import SecretStr
 from sqlalchemy import create_engine, make_url
+
+from warehouse.connection import WarehouseSettings
 
 SERVER_USER = "nobody"  # PostgreSQL refuses to run as root
 START_SECONDS = 60.0
@@ -235,3 +239,35 @@ def wait_for_bucket(store: ObjectStore) -> None:
             raise TimeoutError(store.bucket)
         time.sleep(0.1)
     client.put_object(Bucket=store.bucket, Key="ready", Body=b"yes")  # volumes may come later
+
+
+@dataclass(frozen=True)
+class SharedWarehouse:
+    """A database of its own for the catalog, and an empty place in the bucket for the files."""
+
+    catalog: str
+    data: str
+    keys: Mapping[str, str]
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a process needs in its environment to work with it, secrets included."""
+        named = {
+            "NIGHTWARDEN_WAREHOUSE__CATALOG": self.catalog,
+            "NIGHTWARDEN_WAREHOUSE__DATA": self.data,
+        }
+        return {**self.keys, **named}
+
+    def settings(self, path: Path, threads: int = 2) -> WarehouseSettings:
+        """Give the settings of a machine that keeps what is its own in ``path``."""
+        catalog = SecretStr(self.catalog)
+        return WarehouseSettings(path=path, catalog=catalog, data=self.data, threads=threads)
+
+
+def new_shared_warehouse(server: PostgresqlServer, store: ObjectStore) -> SharedWarehouse:
+    """Make an empty shared warehouse."""
+    return SharedWarehouse(server.new_database("lake"), store.new_prefix(), store.environment)
+
+
+on_both_back_ends = pytest.mark.parametrize("landing", ["embedded", "shared"], indirect=True)
+"""Runs a test that takes ``landing`` on SQLite and a folder, and on PostgreSQL and a store."""

@@ -1,5 +1,6 @@
 """A day is replaced whole: corrections, labels, extra columns, and other processes at work."""
 
+import os
 import subprocess
 import sys
 from datetime import UTC, date, datetime, timedelta
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.services import on_both_back_ends
 from warehouse.connection import Lake
 from warehouse.errors import DayRefusedError, SettingsError, SourceError
 from warehouse.reads import count_transactions, read_transactions, read_truth
@@ -20,6 +22,7 @@ def labelled(rows, frauds=(), value="0"):
     return [row | {"fraud": "1" if n in frauds else value} for n, row in enumerate(rows)]
 
 
+@on_both_back_ends
 def test_changed_file_replaces_rows_and_quarantine(landing):
     rows = landing.rows()
     landing.write([*rows, rows[0] | {"id": "bad", "amount": "-1"}])
@@ -32,6 +35,7 @@ def test_changed_file_replaces_rows_and_quarantine(landing):
     assert found == [(777.0, 1)]
 
 
+@on_both_back_ends
 def test_force_lands_the_same_rows_again(landing):
     landing.write(landing.rows())
     landing.land()
@@ -166,6 +170,7 @@ def test_extra_column_of_another_type_is_refused(landing):
     assert landing.published() == 200
 
 
+@on_both_back_ends
 def test_ids_published_meanwhile_are_not_published_twice(landing, monkeypatch):
     """Two runs judge days that share an id at the same time; the second to commit yields."""
     from warehouse import partitions
@@ -193,7 +198,7 @@ def test_ids_published_meanwhile_are_not_published_twice(landing, monkeypatch):
 
 
 LAND = """
-import sys, json
+import os, sys
 from datetime import date
 from pathlib import Path
 from warehouse.connection import Lake, WarehouseSettings
@@ -203,7 +208,9 @@ from warehouse.source import SourceSettings
 
 folder, *days = sys.argv[1:]
 settings = SourceSettings.model_validate_json((Path(folder) / "settings.json").read_text())
-with Lake.open(WarehouseSettings(path=Path(folder) / "warehouse", threads=1)) as lake:
+names = {"catalog": "CATALOG", "data": "DATA"}
+shared = {key: os.environ.get(f"NIGHTWARDEN_WAREHOUSE__{name}") for key, name in names.items()}
+with Lake.open(WarehouseSettings(path=Path(folder) / "warehouse", threads=1, **shared)) as lake:
     for day in map(date.fromisoformat, days):
         report = land_day(lake, settings, ValidationSettings(), day, key=None,
                           pages=Path(folder) / "pages")
@@ -212,16 +219,19 @@ with Lake.open(WarehouseSettings(path=Path(folder) / "warehouse", threads=1)) as
 
 
 @pytest.mark.slow
+@on_both_back_ends
 def test_two_processes_land_days_while_one_reads(landing):
     days = [DAY + timedelta(days=n) for n in range(4)]
     for day in days:
         landing.write(landing.rows(day), day)
     (landing.folder / "settings.json").write_text(landing.settings().model_dump_json())
     assert landing.lake.snapshot_id() >= 0
+    shared = landing.shared.environment if landing.shared else {}
     writers = [
         subprocess.Popen(  # noqa: S603 (our own script)
             [sys.executable, "-W", "ignore", "-c", LAND, landing.folder, *map(str, share)],
             cwd=Path(__file__).parents[2],
+            env=os.environ | shared,
             stderr=subprocess.PIPE,
         )
         for share in (days[::2], days[1::2])
@@ -239,6 +249,7 @@ def test_two_processes_land_days_while_one_reads(landing):
     ]
 
 
+@on_both_back_ends
 def test_connections_spill_into_folders_of_their_own(landing):
     with Lake.open(landing.warehouse) as other:
         folders = [

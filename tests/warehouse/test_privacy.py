@@ -8,6 +8,7 @@ import random
 import duckdb
 import pytest
 
+from tests.services import on_both_back_ends
 from warehouse.errors import SettingsError, SourceError
 from warehouse.privacy import PseudonymKey, card_number_columns, record_key, require_same_key
 
@@ -205,6 +206,7 @@ def test_key_file_exists_already(tmp_path):
     assert os.stat(file).st_mode & 0o077 == 0  # noqa: PTH116 (the mode alone)
 
 
+@on_both_back_ends
 def test_another_key_is_refused_once_anything_was_published(landing):
     """A wrong first key, with which nothing was published, keeps the right one out of nothing."""
     landing.write([{"other": 1}])
@@ -223,6 +225,7 @@ def test_another_key_is_refused_once_anything_was_published(landing):
     assert landing.fetch("SELECT * FROM lake.pseudonym_keys") == before
 
 
+@on_both_back_ends
 def test_of_two_hosts_with_different_keys_one_publishes(landing):
     """Both read before either had published: the later one is refused as it commits."""
     first, second = PseudonymKey(b"a" * 32), PseudonymKey(b"b" * 32)

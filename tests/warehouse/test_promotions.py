@@ -12,9 +12,12 @@ from warehouse.schema import PROMOTIONS
 LINE = Promotion("promote", "2", "1", "ada", "a gain", '{"gain": 0.1}')
 
 
-@pytest.fixture
-def lake(tmp_path):
-    with Lake.open(WarehouseSettings(path=tmp_path, threads=1)) as made:
+@pytest.fixture(params=["embedded", "shared"])
+def lake(request, tmp_path):
+    settings = WarehouseSettings(path=tmp_path, threads=1)
+    if request.param == "shared":
+        settings = request.getfixturevalue("shared_warehouse").settings(tmp_path)
+    with Lake.open(settings) as made:
         yield made
 
 

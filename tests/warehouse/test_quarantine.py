@@ -5,6 +5,7 @@ from datetime import date, timedelta
 import duckdb
 import pytest
 
+from tests.services import on_both_back_ends
 from warehouse.errors import UserError
 from warehouse.quarantine import list_quarantine, replay_quarantine
 
@@ -18,6 +19,7 @@ def replay(landing, day=DAY, *, to_own_day=False, **changes):
     return replay_quarantine(landing.lake, settings, landing.limits, day, to_own_day=to_own_day)
 
 
+@on_both_back_ends
 def test_mended_mapping_publishes_the_rows(landing):
     rows = landing.rows()
     for row in rows[:5]:
@@ -51,6 +53,7 @@ def test_ingest_with_the_mended_mapping_gives_the_same_as_a_replay(landing):
     assert landing.fetch(query) == before
 
 
+@on_both_back_ends
 def test_identical_rows_are_not_lost(landing):
     """Of two equal rows the first is published and the second stays in quarantine."""
     rows = landing.rows()
