@@ -8,13 +8,17 @@ from datetime import date
 import duckdb
 
 from desk.context import DeskContext
-from warehouse.connection import Lake
+from warehouse.connection import Lake, has_lake
 from warehouse.errors import BusyError, WarehouseError
 from warehouse.maturity import DayMaturity, day_maturities
 
 KEPT_SECONDS = 60.0
 WAIT_SECONDS = 2.0  # a page is shown without labels rather than later
 KEPT_RANGES = 20
+
+
+class NoLakeError(WarehouseError):
+    """Nothing was ever ingested."""
 
 
 class LabelProgress:
@@ -35,7 +39,9 @@ class LabelProgress:
 
         Raises:
             BusyError: if the lake is being written, or read for another page.
-            WarehouseError: if there is no lake, or it cannot be read.
+            NoLakeError: if there is no lake.
+            SettingsError: if the settings of a shared lake cannot be used.
+            WarehouseError: if it cannot be read.
         """
         if not self._lock.acquire(timeout=WAIT_SECONDS):
             raise BusyError("the labels of other days are being counted; try again in a moment")
@@ -45,10 +51,6 @@ class LabelProgress:
             return self._kept[start, end][1]
         finally:
             self._lock.release()
-
-    def has_no_lake(self) -> bool:
-        """Tell whether nothing was ever ingested."""
-        return not (self._context.warehouse.lake_folder / "catalog.sqlite").exists()
 
     def _is_old(self, start: date, end: date) -> bool:
         return self._seconds() - self._kept[start, end][0] >= KEPT_SECONDS
@@ -78,9 +80,8 @@ class LabelProgress:
 
     def _open(self) -> Lake:
         """Open the lake, if there is one and nobody is writing to it for longer."""
-        folder = self._context.warehouse.lake_folder
-        if self.has_no_lake():
-            raise WarehouseError(f"expected a lake in {folder}, found none; ingest days first")
+        if not has_lake(self._context.warehouse):
+            raise NoLakeError("expected a lake where [warehouse] says, found none; ingest first")
         return Lake.open(self._context.warehouse, lock_seconds=WAIT_SECONDS)
 
     def _forget(self) -> None:

@@ -13,10 +13,10 @@ from fastapi.responses import HTMLResponse
 from desk.access import Viewer
 from desk.context import Context, DeskContext
 from desk.kept_statistics import Statistics
-from desk.label_progress import LabelProgress
+from desk.label_progress import LabelProgress, NoLakeError
 from desk.pictures import BarChart, LineChart, bar_chart, line_chart
 from desk.rendering import percent, render
-from warehouse.errors import BusyError, UserError, WarehouseError
+from warehouse.errors import BusyError, UserError
 from warehouse.maturity import DayMaturity
 from warehouse.queue_search import list_lanes_models
 from warehouse.queue_statistics import MOST_DAYS, DayCount, QueueStatistics
@@ -184,9 +184,9 @@ def read_labels(progress: LabelProgress, start: date, end: date) -> Labels:
         days = progress.read(start, end)
     except BusyError:
         return Labels(problem=BUSY)
-    except WarehouseError as error:
-        if progress.has_no_lake():
-            return Labels(problem=NO_LAKE)
+    except NoLakeError:
+        return Labels(problem=NO_LAKE)
+    except UserError as error:
         logger.warning("%s", error)  # it names paths, which are for whoever runs the desk
         return Labels(problem=UNREADABLE)
     names = [name_day(day.day) for day in days]

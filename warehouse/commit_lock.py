@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from filelock import FileLock, Timeout
 
-from warehouse.errors import BusyError, WarehouseError
-from warehouse.postgresql import describe_address, safe_address, will_last
+from warehouse.errors import BusyError
+from warehouse.postgresql import describe_address, open_session, safe_address
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -103,7 +103,7 @@ class PostgresqlLock:
         if getattr(self._mine, "session", None) is not None:
             yield
             return
-        with self._connect() as session:
+        with open_session(self._address) as session:
             self._take(session)
             self._mine.session = session
             try:
@@ -131,24 +131,6 @@ class PostgresqlLock:
             "the server ended its session; nothing was written: run this again"
         )
         raise BusyError(message)
-
-    @contextmanager
-    def _connect(self) -> Iterator["Connection"]:
-        import psycopg
-
-        try:
-            session = psycopg.connect(self._address, autocommit=True)
-        except psycopg.Error as error:
-            reason = str(error).splitlines()[0].rpartition("failed: ")[2]
-            message = (
-                f"the database {self._where} must let this user in, and does not ({reason}); check "
-                "the address, the password, the user's rights, and that the server runs"
-            )
-            raise (WarehouseError if will_last(reason) else BusyError)(message) from None
-        try:
-            yield session
-        finally:
-            session.close()
 
     def _take(self, session: "Connection") -> None:
         import psycopg

@@ -21,7 +21,7 @@ from warehouse import schema
 from warehouse.commit_lock import CommitLock, FolderLock, PostgresqlLock
 from warehouse.errors import BusyError, SettingsError, WarehouseError
 from warehouse.object_store import S3, use_object_store
-from warehouse.postgresql import describe_address, safe_address, will_last
+from warehouse.postgresql import describe_address, has_table, safe_address, will_last
 
 LOCK_TIMEOUT_SECONDS = 600
 POSTGRESQL_SCHEMES = ("postgresql://", "postgres://")
@@ -148,6 +148,18 @@ def _set_up(connection: duckdb.DuckDBPyConnection, settings: WarehouseSettings) 
     connection.execute(f"SET temp_directory = {own}")
     if settings.threads:
         connection.execute(f"SET threads = {settings.threads}")
+
+
+def has_lake(settings: WarehouseSettings) -> bool:
+    """Tell whether a lake was ever made where the settings say; none is made.
+
+    Raises:
+        BusyError: if the catalog of a shared lake does not answer.
+        WarehouseError: if it does not let this user in.
+    """
+    if settings.catalog is None:
+        return (settings.lake_folder / "catalog.sqlite").exists()
+    return has_table(settings.catalog.get_secret_value(), "ducklake_metadata")
 
 
 class Lake:

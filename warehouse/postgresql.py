@@ -9,11 +9,15 @@ import atexit
 import functools
 import os
 import tempfile
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from warehouse.errors import SettingsError
+from warehouse.errors import BusyError, SettingsError, WarehouseError
+
+if TYPE_CHECKING:
+    from psycopg import Connection
 
 LOST_AFTER: dict[str, Any] = {  # seconds: a server or a way to it that is gone is noticed
     "connect_timeout": 10,
@@ -65,6 +69,50 @@ def describe_address(address: str) -> str:
     name = parts.get("dbname") or os.environ.get("PGDATABASE") or parts.get("user", "")
     port = f":{parts['port']}" if "port" in parts else ""
     return f"{name} on {host}{port}"
+
+
+@contextmanager
+def open_session(address: str) -> Iterator["Connection"]:
+    """Give a session at an address that ``safe_address`` wrote; each statement commits itself.
+
+    Raises:
+        BusyError: if the server does not answer.
+        WarehouseError: if it does not let this user in.
+    """
+    import psycopg
+
+    try:
+        session = psycopg.connect(address, autocommit=True)
+    except psycopg.Error as error:
+        reason = str(error).splitlines()[0].rpartition("failed: ")[2]
+        message = (
+            f"the database {describe_address(address)} must let this user in, and does not "
+            f"({reason}); check the address, the password, the user's rights, and that the "
+            "server runs"
+        )
+        raise (WarehouseError if will_last(reason) else BusyError)(message) from None
+    try:
+        yield session
+    finally:
+        session.close()
+
+
+def has_table(address: str, name: str) -> bool:
+    """Tell whether a database has a table among those that need no schema's name.
+
+    Raises:
+        BusyError: if the server does not answer, or goes away.
+        WarehouseError: if it does not let this user in.
+    """
+    import psycopg
+
+    with open_session(safe_address(address)) as session:
+        try:
+            row = session.execute("SELECT to_regclass(%s) IS NOT NULL", [name]).fetchone()
+        except psycopg.Error:
+            message = f"the database {describe_address(address)} went away; run this again"
+            raise BusyError(message) from None
+    return bool(row and row[0])
 
 
 def will_last(text: str) -> bool:
