@@ -4,13 +4,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from prefect import flow
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
 
 from flows.days import days_between
+from flows.options import find_config
+from flows.reports import BackfillProgress, tell_of_backfill
 from flows.settings import Settings
+from flows.workers import at_a_time
 from tasks.context import Context
 from tasks.score import require_model_of_the_past
 from tasks.steps import collect_decisions, enqueue_day, ingest_day, score_day, train_as_of
@@ -108,8 +110,9 @@ def _is_landed(states: dict[tuple[date, str], PartitionRun], day: date, context:
     return run is not None and (run.status, run.settings_digest) == ("done", wanted)
 
 
-def run_backfill(
-    config: Path,
+@flow(name="backfill", flow_run_name="backfill {start} to {end}")
+def backfill(
+    config: Path | None,
     start: date,
     end: date,
     *,
@@ -117,26 +120,23 @@ def run_backfill(
     retrain: Retrain = "never",
     force: bool = False,
 ) -> BackfillReport:
-    """Run the backfill flow with a number of workers; see ``backfill``."""
-    chosen = workers or Settings.read(config).run.workers
-    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=chosen)
-    return backfill.with_options(task_runner=runner)(
-        config, start, end, retrain=retrain, force=force
-    )
-
-
-@flow(name="backfill", validate_parameters=False)
-def backfill(
-    config: Path, start: date, end: date, *, retrain: Retrain = "never", force: bool = False
-) -> BackfillReport:
     """Ingest, score and queue the days from ``start`` to ``end`` in the backfill lane.
 
     Days are ingested in order, then scored in parallel, then queued in order, so that the queue is
     the same whatever the number of workers. A day that a user's mistake stops does not stop the
     others.
+
+    Args:
+        config: The settings file; else ``NIGHTWARDEN_CONFIG`` names it.
+        start: The first day.
+        end: The last day.
+        workers: Days that are scored at a time, instead of ``run.workers``.
+        retrain: Whether days are scored with a model as of their week's Monday.
+        force: Whether to do again what is done.
     """
     days = days_between(start, end)
-    with Settings.read(config).context().closing() as context:
+    settings = Settings.read(find_config(config))
+    with settings.context().closing() as context, at_a_time(workers or settings.run.workers):
         collect_decisions(context)
         plans = plan_backfill(context, days, retrain=retrain, force=force)
         failed = _ingest_days(context, plans, force=force)
@@ -146,12 +146,14 @@ def backfill(
         versions = _train_weeks(context, left, failed)
         able = [plan for plan in left if plan.day not in failed]
         added = _score_and_queue(context, able, versions, failed)
-    return BackfillReport(
+    report = BackfillReport(
         done=[plan.day for plan in left if plan.day not in failed],
         skipped=[plan.day for plan in plans if not plan.score],
         failed=failed,
         alerts_added=added,
     )
+    tell_of_backfill(report)
+    return report
 
 
 def _ingest_days(context: Context, plans: list[DayPlan], *, force: bool) -> dict[date, str]:
@@ -195,12 +197,11 @@ def _score_and_queue(
     futures = [
         (plan.day, score_day.submit(context, plan.day, versions[plan.model])) for plan in plans
     ]
-    added = 0
+    added, progress = 0, BackfillProgress(len(plans))
     for day, future in futures:
         try:
-            scored = future.result()
+            added += enqueue_day(context, future.result(), LANE).added
         except UserError as error:
             failed[day] = str(error)
-            continue
-        added += enqueue_day(context, scored, LANE).added
+        progress.advance()
     return added

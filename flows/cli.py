@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from flows import engine, show
-from flows.commands import audit, desk, feed, labels, models, threshold
+from flows.commands import audit, deploy, desk, feed, labels, models, threshold
 from flows.days import days_between
 from flows.options import (
     DEFAULT_CONFIG,
@@ -50,6 +50,7 @@ app.add_typer(threshold.app, name="threshold")
 app.add_typer(desk.app, name="desk")
 app.add_typer(audit.app, name="audit")
 app.command()(feed.feed)
+app.command()(deploy.deploy)
 
 
 @app.command()
@@ -123,11 +124,13 @@ def ingest(
 @app.command()
 def train(
     as_of: Annotated[
-        datetime,
+        datetime | None,
         typer.Option(
-            "--as-of", formats=PARSE_DAY, help="Know what was known at the start of this day."
+            "--as-of",
+            formats=PARSE_DAY,
+            help="Know what was known at the start of this day; today, if not given.",
         ),
-    ],
+    ] = None,
     config: Config = DEFAULT_CONFIG,
     *,
     as_json: Json = False,
@@ -137,10 +140,10 @@ def train(
     Example: `nightwarden train --as-of 2026-02-01`
     """
     start_engine(config)
-    from flows.train import run_training
+    from flows.train import train as flow
 
     engine.wait_for_server()
-    show.trained(run_training(config, as_of.date()), as_json=as_json)
+    show.trained(flow(config, as_of.date() if as_of else None), as_json=as_json)
 
 
 @app.command()
@@ -157,18 +160,26 @@ def score(day: Day, config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -
 
 
 @app.command()
-def nightly(day: Day, config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> None:
+def nightly(
+    day: MaybeDay = None, config: Config = DEFAULT_CONFIG, *, as_json: Json = False
+) -> None:
     """Run one night: ingest, score with the champion, queue the alerts.
 
-    Running it again changes nothing and queues nothing twice.
+    Without --date, every night that is due and not done, up to yesterday. Running it again changes
+    nothing and queues nothing twice.
 
     Example: `nightwarden nightly --date 2026-02-01`
     """
     start_engine(config)
+    from flows.nightly import NightReport
     from flows.nightly import nightly as flow
 
     engine.wait_for_server()
-    show.night(flow(config, day.date()), as_json=as_json)
+    found = flow(config, day.date() if day else None)
+    if isinstance(found, NightReport):
+        show.night(found, as_json=as_json)
+    else:
+        show.nights(found.done, as_json=as_json)
 
 
 @app.command()
@@ -196,7 +207,8 @@ def backfill(
     from flows.settings import Settings
 
     settings = Settings.read(config) if dry_run else start_engine(config)
-    from flows.backfill import plan_backfill, run_backfill
+    from flows.backfill import backfill as flow
+    from flows.backfill import plan_backfill
 
     days = days_between(start.date(), end.date())
     if dry_run:
@@ -205,12 +217,25 @@ def backfill(
         show.plan(plans, as_json=as_json)
         return
     engine.wait_for_server()
-    report = run_backfill(
-        config, days[0], days[-1], workers=workers, retrain=retrain.value, force=force
-    )
+    report = flow(config, days[0], days[-1], workers=workers, retrain=retrain.value, force=force)
     show.backfilled(report, as_json=as_json)
     if report.failed:
         raise typer.Exit(2)
+
+
+@app.command()
+def maintain(config: Config = DEFAULT_CONFIG, *, as_json: Json = False) -> None:
+    """Merge the lake's small files, so that it stays quick to read; nothing expires.
+
+    Nights, backfills and readers may go on meanwhile.
+
+    Example: `nightwarden maintain`
+    """
+    start_engine(config)
+    from flows.maintain import maintain as flow
+
+    engine.wait_for_server()
+    show.maintained(flow(config), as_json=as_json)
 
 
 @app.command()

@@ -29,14 +29,18 @@ IDLE_SERVICES = (
     "SCHEDULER",
     "TRIGGERS",
 )
-DEFAULTS: Mapping[str, str] = {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",  # a bank's nightly job phones nobody
-    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
-    "PREFECT_SERVER_UI_ENABLED": "false",
-    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command line reports errors itself
+QUIET: Mapping[str, str] = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+"""A bank's nightly job phones nobody."""
+DEFAULTS: Mapping[str, str] = {
+    **QUIET,
+    "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+    "PREFECT_SERVER_UI_ENABLED": "false",
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",  # the command line reports errors itself
 } | {f"PREFECT_SERVER_SERVICES_{name}_ENABLED": "false" for name in IDLE_SERVICES}
 
 
@@ -56,6 +60,12 @@ class _Server:
 _servers: list[_Server] = []
 
 
+def set_defaults() -> None:
+    """Set Prefect up for this process where the environment says nothing else."""
+    for name, value in DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
 def prepare(record: Path) -> None:
     """Set Prefect up for this process, before it is imported, and start its server.
 
@@ -65,8 +75,7 @@ def prepare(record: Path) -> None:
     Raises:
         WarehouseError: if the folder cannot be made.
     """
-    for name, value in DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    set_defaults()
     if "PREFECT_API_URL" in os.environ:
         return
     with writing_to(record):

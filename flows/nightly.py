@@ -1,16 +1,20 @@
-"""One night: ingest a day, score it with the champion, queue what the analysts should see."""
+"""The nightly run: a day ingested, scored with the champion, queued; or every night that is due."""
 
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 from prefect import flow
-from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
 
+from flows.catch_up import CaughtUp, plan_nights, run_due_nights, wait_for_day
+from flows.days import last_finished_day
+from flows.options import find_config
+from flows.reports import tell_of_night, tell_of_nights
 from flows.settings import Settings
 from tasks.shadow import shadow_day
 from tasks.steps import (
-    AUDIT,
     NIGHTLY,
     ScoredDay,
     collect_decisions,
@@ -18,6 +22,8 @@ from tasks.steps import (
     ingest_day,
     score_day,
 )
+from warehouse.errors import UserError
+from warehouse.ledger import DueNight
 from warehouse.partitions import IngestReport
 from warehouse.queue_records import EnqueueResult
 
@@ -31,34 +37,78 @@ class NightReport:
     queued: EnqueueResult
 
 
-@flow(name="nightly", validate_parameters=False)
-def nightly(config: Path, day: date) -> NightReport:
-    """Run the night of ``day``; running it again changes nothing."""
-    with Settings.read(config).context().closing() as context:
+def _name_run() -> str:
+    given = flow_run.parameters
+    if given.get("day"):
+        return f"nightly {given['day']}"
+    with suppress(UserError):  # the run itself says what is wrong with the settings
+        settings = Settings.read(find_config(given.get("config")))
+        return f"nightly up to {last_finished_day(settings.source.time_zone)}"
+    return "nightly"
+
+
+@flow(name="nightly", flow_run_name=_name_run)
+def nightly(
+    config: Path | None = None, day: date | None = None, version: str | None = None
+) -> NightReport | CaughtUp:
+    """Run the night of a day, or every night that is due; running it again changes nothing.
+
+    Args:
+        config: The settings file; else ``NIGHTWARDEN_CONFIG`` names it.
+        day: The business day; without one, all days that are due and not done, oldest first, up to
+            the last one that was over when the run was scheduled to begin.
+        version: The model to score with, instead of the champion.
+
+    Raises:
+        NightsFailedError: if nights that were due could not be done.
+    """
+    file = find_config(config)
+    if day is not None:
+        return run_night(file, day, version)
+    outcome = _catch_up(file)
+    tell_of_nights(outcome)
+    outcome.require_all()
+    return outcome
+
+
+def run_night(file: Path, day: date, version: str | None = None) -> NightReport:
+    """Run one night inside a flow."""
+    settings = Settings.read(file)
+    with settings.context().closing() as context:
         collect_decisions(context)
         ingested = ingest_day(context, day)
-        scored = score_day(context, day)
+        scored = score_day(context, day, version)
         queued = enqueue_day(context, scored, NIGHTLY)
         shadow_day(context, day)
     report = NightReport(ingested, scored, queued)
-    create_markdown_artifact(_summary(report), key="night", description=f"The night of {day}")
+    tell_of_night(report, settings)
     return report
 
 
-@flow(name="score", validate_parameters=False)
+def _catch_up(file: Path) -> CaughtUp:
+    settings = Settings.read(file)
+    last = last_finished_day(settings.source.time_zone)
+    until = datetime.now(UTC) + timedelta(minutes=settings.source.wait_minutes)
+
+    def plan() -> list[DueNight]:
+        with settings.context().closing() as context:
+            return plan_nights(context, last, catch_up_days=settings.run.catch_up_days)
+
+    def run(night: DueNight) -> NightReport:
+        report = nightly(file, night.day, night.version)  # a run of its own in the server's pages
+        if not isinstance(report, NightReport):
+            message = f"a run of one night gave {type(report).__name__}"
+            raise TypeError(message)
+        return report
+
+    def wait(day: date) -> None:
+        wait_for_day(settings.source, day, until)
+
+    return run_due_nights(plan, run, wait, last)
+
+
+@flow(name="score")
 def score(config: Path, day: date) -> ScoredDay:
     """Score a published day with the champion; nothing is queued."""
     with Settings.read(config).context().closing() as context:
         return score_day(context, day)
-
-
-def _summary(report: NightReport) -> str:
-    page = report.ingested.page
-    docs = f"[Data Docs]({page.as_uri()})" if page else "as before"
-    return (
-        f"**{report.scored.day}**: {report.ingested.rows_published:,} transactions published, "
-        f"{report.ingested.rows_quarantined:,} quarantined ({docs}); {report.scored.rows:,} scored "
-        f"with model {report.scored.model_version}; {report.queued.added} alerts queued in "
-        f"{report.queued.cases_opened} new cases and {report.queued.cases_appended} open ones; "
-        f"{len(report.scored.audit)} drawn at random wait in lane {AUDIT}."
-    )

@@ -1,5 +1,6 @@
 """Options and enums that several commands share."""
 
+import os
 from datetime import date, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -54,6 +55,11 @@ MaybeFrom = Annotated[
 ]
 MaybeTo = Annotated[datetime | None, typer.Option("--to", formats=PARSE_DAY, help="The last day.")]
 DEFAULT_CONFIG = Path("nightwarden.toml")
+
+
+def find_config(given: Path | None) -> Path:
+    """Give the settings file: the one named, else ``NIGHTWARDEN_CONFIG``'s, else the folder's."""
+    return given or Path(os.environ.get("NIGHTWARDEN_CONFIG") or DEFAULT_CONFIG)
 
 
 def start_engine(config: Path) -> "Settings":

@@ -16,6 +16,7 @@ from flows.options import Lane
 
 if TYPE_CHECKING:
     from flows.backfill import BackfillReport, DayPlan
+    from flows.deploy import Deployed
     from flows.evaluate import EvaluationReport
     from flows.nightly import NightReport
     from models.bootstrap import Interval
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from tasks.tracking import RegisteredModel
     from warehouse.inspection import Proposal
     from warehouse.ledger import PartitionRun
+    from warehouse.maintenance import MergedFiles
     from warehouse.partitions import IngestReport
     from warehouse.quarantine import QuarantineCount, ReplayReport
     from warehouse.queue_records import CaseDetail, CaseSummary
@@ -146,20 +148,37 @@ def scored(day: "ScoredDay", *, as_json: bool) -> None:
 def night(report: "NightReport", *, as_json: bool) -> None:
     """Print what a night did."""
     if as_json:
-        print_json(
-            {
-                "ingested": report.ingested,
-                "queued": report.queued,
-                "drawn_for_audit": len(report.scored.audit),
-                "scored": {
-                    "rows": report.scored.rows,
-                    "flagged": len(report.scored.alerts),
-                    "model_version": report.scored.model_version,
-                    "changed": report.scored.changed,
-                },
-            }
-        )
+        print_json(_night(report))
+    else:
+        _print_night(report)
+
+
+def nights(done: "list[NightReport]", *, as_json: bool) -> None:
+    """Print what each of the nights did that were due."""
+    if as_json:
+        print_json([_night(report) for report in done])
         return
+    for report in done:
+        _print_night(report)
+    if not done:
+        line("Every night that was due is done already")
+
+
+def _night(report: "NightReport") -> dict[str, Any]:
+    return {
+        "ingested": report.ingested,
+        "queued": report.queued,
+        "drawn_for_audit": len(report.scored.audit),
+        "scored": {
+            "rows": report.scored.rows,
+            "flagged": len(report.scored.alerts),
+            "model_version": report.scored.model_version,
+            "changed": report.scored.changed,
+        },
+    }
+
+
+def _print_night(report: "NightReport") -> None:
     landed = report.ingested
     line(
         f"{landed.day} {landed.status}: {landed.rows_published:,} transactions, "
@@ -200,6 +219,42 @@ def backfilled(report: "BackfillReport", *, as_json: bool) -> None:
     )
     for day, why in report.failed.items():
         sys.stderr.write(f"{day} failed: {why}\n")
+
+
+def plan_of_deployments(
+    rows: Sequence[tuple[str, str, int, str]], time_zone: str, *, as_json: bool
+) -> None:
+    """Print which deployments would be made."""
+    names = ("deployment", "pool", "priority", "schedule")
+    if as_json:
+        print_json(
+            {
+                "time_zone": time_zone,
+                "deployments": [dict(zip(names, r, strict=True)) for r in rows],
+            }
+        )
+        return
+    print_table(f"Deployments; times are of {time_zone}", names, rows)
+
+
+def deployed(report: "Deployed", *, as_json: bool) -> None:
+    """Print what was made on the server."""
+    if as_json:
+        print_json(report)
+        return
+    print_table(f"On {report.server}", ("what", "done"), report.done.items())
+    line(f"From Secret blocks: {', '.join(report.secrets) or 'none'}")
+
+
+def maintained(merged: "list[MergedFiles]", *, as_json: bool) -> None:
+    """Print which files were merged."""
+    if as_json:
+        print_json(merged)
+        return
+    for one in merged:
+        line(f"{one.table}: {one.before} files became {one.after}")
+    if not merged:
+        line("No small files to merge")
 
 
 def evaluation(report: "EvaluationReport", *, as_json: bool) -> None:

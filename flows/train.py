@@ -1,14 +1,17 @@
 """Train the ensemble as of a day and register it."""
 
 import logging
-from datetime import date
+from contextlib import suppress
+from datetime import date, timedelta
 from pathlib import Path
-from typing import Any
 
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.runtime import flow_run
 
+from flows.days import last_finished_day
+from flows.options import find_config
+from flows.reports import tell_of_training
 from flows.settings import Settings
 from tasks.context import Context
 from tasks.gate import GateSettings, gate_markdown, run_gate
@@ -25,18 +28,33 @@ CHALLENGER = "challenger"
 logger = logging.getLogger(__name__)
 
 
-def run_training(config: Path, as_of: date) -> TrainedModel:
-    """Run the training flow, with as many members side by side as ``run.workers`` says."""
-    runner: TaskRunner[Any] = ThreadPoolTaskRunner(max_workers=Settings.read(config).run.workers)
-    return train.with_options(task_runner=runner)(config, as_of)
+def _first_unknown_day(settings: Settings) -> date:
+    """Give the day after the last finished one: all that is known by now may be trained on."""
+    return last_finished_day(settings.source.time_zone) + timedelta(days=1)
 
 
-@flow(name="train", validate_parameters=False)
-def train(config: Path, as_of: date) -> TrainedModel:
-    """Train on what was known at the start of ``as_of``; the model is champion or challenger."""
-    with Settings.read(config).context().closing() as context:
+def _name_run() -> str:
+    given = flow_run.parameters
+    if given.get("as_of"):
+        return f"train as of {given['as_of']}"
+    with suppress(UserError):  # the run itself says what is wrong with the settings
+        return f"train as of {_first_unknown_day(Settings.read(find_config(given.get('config'))))}"
+    return "train"
+
+
+@flow(name="train", flow_run_name=_name_run)
+def train(config: Path | None = None, as_of: date | None = None) -> TrainedModel:
+    """Train on what was known at the start of ``as_of``; the model is champion or challenger.
+
+    Args:
+        config: The settings file; else ``NIGHTWARDEN_CONFIG`` names it.
+        as_of: Without one, the day on which the run was scheduled to begin, in the source's zone.
+    """
+    settings = Settings.read(find_config(config))
+    with settings.context().closing() as context:
         collect_decisions(context)
-        trained = train_as_of(context, as_of, aliased=True)
+        trained = train_as_of(context, as_of or _first_unknown_day(settings), aliased=True)
+        tell_of_training(trained)
         if trained.alias == CHALLENGER:
             _hold_to_gate(context, trained)
         return trained

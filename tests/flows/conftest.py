@@ -51,6 +51,7 @@ threads = 1
 @pytest.fixture(scope="session", autouse=True)
 def prefect_server() -> Iterator[str]:
     """Run one Prefect server for all tests; processes that a test starts find it, too."""
+    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"  # else two threads write its new record
     with prefect_test_harness(server_startup_timeout=120):
         url = PREFECT_API_URL.value() or ""
         os.environ["PREFECT_API_URL"] = url

@@ -41,9 +41,9 @@ def run_nightly(config: Path, night: date) -> None:
 
 def run_backfill(config: Path, first: date, last: date, workers: int) -> None:
     """Run a backfill; a day that fails is an error."""
-    from flows.backfill import run_backfill as run
+    from flows.backfill import backfill
 
-    report = run(config, first, last, workers=workers)
+    report = backfill(config, first, last, workers=workers)
     if report.failed:
         raise RuntimeError(str(report.failed))
 

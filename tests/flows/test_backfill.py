@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.backfill import plan_backfill, run_backfill
+from flows.backfill import backfill, plan_backfill
 from flows.days import days_between
 from flows.nightly import nightly
 from flows.settings import Settings
@@ -45,23 +45,23 @@ def test_backfill_resumes_forces_and_is_the_same_with_any_workers(
     new_project: Callable[[str], Path],
 ):
     one, two = new_project("one"), new_project("two")
-    report = run_backfill(one, day(0), day(1), workers=1)
+    report = backfill(one, day(0), day(1), workers=1)
     assert (report.done, report.skipped, report.failed) == ([day(0), day(1)], [], {})
     contents = read_contents(one)
     assert report.alerts_added == len(contents["alerts"]) > 2 * 4
     assert queued_as_flagged(contents)
     assert {row[5] for row in contents["alerts"]} == {"backfill"}
 
-    run_backfill(two, day(0), day(1), workers=2)
+    backfill(two, day(0), day(1), workers=2)
     assert read_contents(two) == contents
 
     at = snapshot(one)
-    again = run_backfill(one, day(0), day(1))
+    again = backfill(one, day(0), day(1))
     assert (again.done, again.skipped, again.alerts_added) == ([], [day(0), day(1)], 0)
     assert to_do(one, 0, 2) == [(False, False)] * 2 + [(True, True)]
     assert (snapshot(one), read_contents(one)) == (at, contents)
 
-    forced = run_backfill(one, day(0), day(0), force=True)
+    forced = backfill(one, day(0), day(0), force=True)
     assert (forced.done, forced.skipped, forced.alerts_added) == ([day(0)], [], 0)
     assert read_contents(one) == contents
 
@@ -75,7 +75,7 @@ def test_backfill_resumes_forces_and_is_the_same_with_any_workers(
     text = one.read_text()
     one.write_text(text.replace("capacity = 8", "capacity = 6"))
     assert to_do(one, 0, 1) == [(False, True)] * 2  # scored anew by other settings
-    fewer = run_backfill(one, day(0), day(0))
+    fewer = backfill(one, day(0), day(0))
     assert (fewer.done, fewer.alerts_added) == ([day(0)], 0)
     assert to_do(one, 0, 0) == [(False, False)]
     assert len([r for r in read_contents(one)["scores"] if r[0] == day(0) and r[4]]) <= 6
@@ -84,7 +84,7 @@ def test_backfill_resumes_forces_and_is_the_same_with_any_workers(
 def test_night_before_a_backfill_keeps_its_lane(project: Path):
     night = nightly(project, day(0))
     assert to_do(project, 0, 0) == [(False, False)]
-    report = run_backfill(project, day(0), day(1))
+    report = backfill(project, day(0), day(1))
     assert (report.done, report.skipped) == ([day(1)], [day(0)])
     lanes = Counter((row[1], row[5]) for row in read_contents(project)["alerts"])
     assert lanes == {
@@ -97,15 +97,15 @@ def test_night_before_a_backfill_keeps_its_lane(project: Path):
 def test_day_without_a_file_fails_alone_and_is_done_later(project: Path):
     file = project.parent / "in" / f"{day(0)}.csv"
     aside = file.rename(file.with_suffix(".late"))
-    report = run_backfill(project, day(0), day(1))
+    report = backfill(project, day(0), day(1))
     assert report.done == [day(1)]
     assert list(report.failed) == [day(0)]
     assert f"no file for {day(0)}" in report.failed[day(0)]
     assert to_do(project, 0, 1) == [(True, True), (False, True)]
-    again = run_backfill(project, day(0), day(1))
+    again = backfill(project, day(0), day(1))
     assert (again.done, again.skipped, list(again.failed)) == ([], [day(1)], [day(0)])
     aside.rename(file)
-    later = run_backfill(project, day(0), day(1))  # the next day's features look back on this one
+    later = backfill(project, day(0), day(1))  # the next day's features look back on this one
     assert (later.done, later.skipped, later.failed) == ([day(0), day(1)], [], {})
     assert queued_as_flagged(read_contents(project))
 
@@ -113,12 +113,12 @@ def test_day_without_a_file_fails_alone_and_is_done_later(project: Path):
 def test_weekly_models_are_trained_once_as_of_their_first_day(project: Path):
     first, last = day(-6), day(1)  # the champion would know the first days' future
     with pytest.raises(ModelMissingError, match="--retrain weekly"):
-        run_backfill(project, first, last)
+        backfill(project, first, last)
     plans = make_plan(project, -6, 1, retrain="weekly")
     mondays = [day(-12), day(-5)]
     assert [m.weekday() for m in mondays] == [0, 0]
     assert [plan.model for plan in plans] == [f"as of {mondays[0]}"] + [f"as of {mondays[1]}"] * 7
-    report = run_backfill(project, first, last, retrain="weekly")
+    report = backfill(project, first, last, retrain="weekly")
     assert (len(report.done), report.failed) == (8, {})
     registry = Registry(Settings.read(project).warehouse)
     models = {m.version: (m.as_of, m.aliases) for m in registry.versions()}
@@ -130,21 +130,21 @@ def test_weekly_models_are_trained_once_as_of_their_first_day(project: Path):
     contents = read_contents(project)
     used = {row[0]: row[5] for row in contents["scores"]}
     assert used == {d: "2" if d == first else "3" for d in days_between(first, last)}
-    again = run_backfill(project, first, last, retrain="weekly")
+    again = backfill(project, first, last, retrain="weekly")
     assert (len(again.skipped), again.done) == (8, [])
-    forced = run_backfill(project, day(1), day(1), retrain="weekly", force=True)
+    forced = backfill(project, day(1), day(1), retrain="weekly", force=True)
     assert forced.done == [day(1)]
     newest = registry.versions()[0]
     assert (newest.version, newest.as_of) == ("4", mondays[1])
     assert read_contents(project)["alerts"] == contents["alerts"]
-    part = run_backfill(project, day(0), day(0), retrain="weekly")  # weeks do not move with --from
+    part = backfill(project, day(0), day(0), retrain="weekly")  # weeks do not move with --from
     assert part.done == [day(0)]
     assert len(registry.versions()) == 4
 
 
 def test_week_that_cannot_be_trained_fails_alone(project: Path):
     """The lake begins on day -44: models of the first Mondays would have no day with known labels."""
-    report = run_backfill(project, day(-42), day(-32), retrain="weekly")
+    report = backfill(project, day(-42), day(-32), retrain="weekly")
     assert set(report.failed) == {day(n) for n in range(-42, -33)}
     assert "ingest more days" in report.failed[day(-42)]
     assert report.done == [day(-33), day(-32)]
@@ -152,4 +152,4 @@ def test_week_that_cannot_be_trained_fails_alone(project: Path):
 
 def test_last_day_before_the_first_is_refused(project: Path):
     with pytest.raises(UserError, match="must not be before the first"):
-        run_backfill(project, day(3), day(2))
+        backfill(project, day(3), day(2))

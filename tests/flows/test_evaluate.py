@@ -8,7 +8,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 
-from flows.backfill import run_backfill
+from flows.backfill import backfill
 from flows.evaluate import evaluate
 from tests.flows.conftest import day
 from warehouse.errors import UserError
@@ -37,7 +37,7 @@ def test_evaluation_is_written_kept_and_linked(
     project: Path, set_clock: Callable[[datetime], None]
 ) -> None:
     project.write_text(project.read_text() + '[evaluate]\nsegments = ["category"]\n')
-    assert not run_backfill(project, day(0), day(2), workers=1).failed
+    assert not backfill(project, day(0), day(2), workers=1).failed
     set_clock(morning(1))
     report = evaluate(project, day(0), day(2))
     found = report.evaluation
@@ -68,7 +68,7 @@ def test_evaluation_is_written_kept_and_linked(
 def test_days_whose_frauds_are_not_known_yet_are_not_judged(
     project: Path, set_clock: Callable[[datetime], None]
 ) -> None:
-    assert not run_backfill(project, day(0), day(0), workers=1).failed
+    assert not backfill(project, day(0), day(0), workers=1).failed
     set_clock(morning(-1))
     with pytest.raises(UserError, match=rf"are of days after {day(-1)}.*name older days"):
         evaluate(project, day(0), day(0))
@@ -81,7 +81,7 @@ def test_days_are_mature_where_the_source_is(
     """At 2 o'clock UTC it is the evening before in California, and the newest day is not due."""
     there = '[source]\ntime_zone = "America/Los_Angeles"'
     project.write_text(project.read_text().replace("[source]", there, 1))
-    assert not run_backfill(project, day(0), day(1), workers=1).failed
+    assert not backfill(project, day(0), day(1), workers=1).failed
     set_clock(morning(1))
     found = evaluate(project, day(0), day(1)).evaluation
     assert [one.is_mature for one in found.days] == [True, False]
@@ -89,6 +89,6 @@ def test_days_are_mature_where_the_source_is(
 
 def test_unknown_segment_is_said_with_those_there_are(project: Path) -> None:
     project.write_text(project.read_text() + '[evaluate]\nsegments = ["scenario"]\n')
-    assert not run_backfill(project, day(0), day(0), workers=1).failed
+    assert not backfill(project, day(0), day(0), workers=1).failed
     with pytest.raises(UserError, match=r"segments names scenario, but .* amount, category"):
         evaluate(project, day(0), day(0))

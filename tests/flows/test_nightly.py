@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from flows.backfill import run_backfill
+from flows.backfill import backfill
 from flows.evaluate import evaluate
 from flows.ingest import ingest
 from flows.nightly import nightly, score
@@ -151,7 +151,7 @@ STEPS = {
     "ingest": lambda config: ingest(config, day(0), day(1)),
     "night 0": lambda config: nightly(config, day(0)),
     "night 1": lambda config: nightly(config, day(1)),
-    "backfill": lambda config: run_backfill(config, day(0), day(1), workers=2),
+    "backfill": lambda config: backfill(config, day(0), day(1), workers=2),
 }
 
 
