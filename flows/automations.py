@@ -55,10 +55,15 @@ def list_watches() -> list[Watch]:
         within=LATE,
         **OURS,
     )
-    failed = EventTrigger(expect={f"{RUN}.{s}" for s in ("Failed", "Crashed", "TimedOut")}, **OURS)
+    failed = EventTrigger(
+        expect={f"{RUN}.{state}" for state in ("Failed", "Crashed", "TimedOut")},
+        posture=Posture.Reactive,  # an update leaves out what is not set
+        **OURS,
+    )
     told = EventTrigger(
         expect={"nightwarden.*"},
         match={"prefect.resource.id": "nightwarden.*"},
+        posture=Posture.Reactive,
         for_each={"prefect.resource.id"},
     )
     crashed = ChangeFlowRunState(

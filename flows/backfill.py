@@ -10,7 +10,7 @@ from prefect import flow
 
 from flows.days import days_between
 from flows.options import find_config
-from flows.reports import BackfillProgress, tell_of_backfill
+from flows.reports import BackfillProgress, log_steps, tell_of_backfill
 from flows.settings import Settings
 from flows.workers import at_a_time
 from tasks.context import Context
@@ -134,6 +134,7 @@ def backfill(
         retrain: Whether days are scored with a model as of their week's Monday.
         force: Whether to do again what is done.
     """
+    log_steps()
     days = days_between(start, end)
     settings = Settings.read(find_config(config))
     with settings.context().closing() as context, at_a_time(workers or settings.run.workers):

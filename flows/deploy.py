@@ -155,10 +155,10 @@ class _Deployer:
                 name=name, type="process", base_job_template=template, concurrency_limit=slots
             )
             self._client.create_work_pool(wanted)
-            return f"made, {slots} slots"
+            return f"made, slots: {slots}"
         if pool.concurrency_limit is not None and pool.concurrency_limit < slots:
             self._client.update_work_pool(name, WorkPoolUpdate(concurrency_limit=slots))
-            return f"has {slots} slots now, so that a night waits for no other run"
+            return f"slots: {slots} now, so that a night waits for no other run"
         return f"there already, type {pool.type}"
 
     def _make_queue(self, one: Deployment) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from prefect import flow
 
 from flows.options import find_config
-from flows.reports import tell_of_maintenance
+from flows.reports import log_steps, tell_of_maintenance
 from flows.settings import Settings
 from tasks.maintenance import merge_files
 from warehouse.maintenance import MergedFiles
@@ -18,6 +18,7 @@ def maintain(config: Path | None = None) -> list[MergedFiles]:
     Args:
         config: The settings file; else ``NIGHTWARDEN_CONFIG`` names it.
     """
+    log_steps()
     with Settings.read(find_config(config)).context().closing() as context:
         merged = merge_files(context)
     tell_of_maintenance(merged)

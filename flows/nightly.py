@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 from flows.catch_up import CaughtUp, plan_nights, run_due_nights, wait_for_day
 from flows.days import last_finished_day
 from flows.options import find_config
-from flows.reports import tell_of_night, tell_of_nights
+from flows.reports import log_steps, tell_of_night, tell_of_nights
 from flows.settings import Settings
 from tasks.shadow import shadow_day
 from tasks.steps import (
@@ -62,6 +62,7 @@ def nightly(
     Raises:
         NightsFailedError: if nights that were due could not be done.
     """
+    log_steps()
     file = find_config(config)
     if day is not None:
         return run_night(file, day, version)

@@ -3,6 +3,7 @@
 Artifacts hold counts, rules and figures; no account, no transaction.
 """
 
+import logging
 from collections.abc import Mapping
 from datetime import date
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ from prefect.artifacts import (
     update_progress_artifact,
 )
 from prefect.events import emit_event
+from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 
 from flows.settings import Settings
 from tasks.steps import AUDIT, TrainedModel
@@ -30,6 +32,17 @@ if TYPE_CHECKING:
 REFUSED, MISSING = "nightwarden.day-refused", "nightwarden.day-missing"
 MEMBER_FAILED = "nightwarden.member-failed"
 EVENTS = {"refused": REFUSED, "missing": MISSING}
+
+
+def log_steps() -> None:
+    """Let the steps' messages through to the server, in a run that is to show them.
+
+    Prefect gives the loggers that ``PREFECT_LOGGING_EXTRA_LOGGERS`` names its handler, but no level.
+    """
+    for name in PREFECT_LOGGING_EXTRA_LOGGERS.value() or ():
+        logger = logging.getLogger(name)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.INFO)
 
 
 def tell_of_night(report: "NightReport", settings: Settings) -> None:

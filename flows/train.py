@@ -11,7 +11,7 @@ from prefect.runtime import flow_run
 
 from flows.days import last_finished_day
 from flows.options import find_config
-from flows.reports import tell_of_training
+from flows.reports import log_steps, tell_of_training
 from flows.settings import Settings
 from tasks.context import Context
 from tasks.gate import GateSettings, gate_markdown, run_gate
@@ -50,6 +50,7 @@ def train(config: Path | None = None, as_of: date | None = None) -> TrainedModel
         config: The settings file; else ``NIGHTWARDEN_CONFIG`` names it.
         as_of: Without one, the day on which the run was scheduled to begin, in the source's zone.
     """
+    log_steps()
     settings = Settings.read(find_config(config))
     with settings.context().closing() as context:
         collect_decisions(context)
