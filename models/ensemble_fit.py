@@ -181,7 +181,10 @@ class MemberFit(Protocol):
     """Fits the member of a name; see ``Preparation.fit_member``."""
 
     def __call__(
-        self, name: str, on_epoch: OnMemberEpoch | None = None
+        self,
+        name: str,
+        on_epoch: OnMemberEpoch | None = None,
+        device: torch.device | None = None,
     ) -> FittedMember | FailedMember:
         """Fit and calibrate it."""
 
@@ -207,16 +210,27 @@ class Preparation:
     calibrating: PreparedRows
 
     def fit_member(
-        self, name: str, on_epoch: OnMemberEpoch | None = None
+        self,
+        name: str,
+        on_epoch: OnMemberEpoch | None = None,
+        device: torch.device | None = None,
     ) -> FittedMember | FailedMember:
-        """Fit and calibrate one member; a failure is logged and handed back, not raised."""
+        """Fit and calibrate one member; a failure is logged and handed back, not raised.
+
+        Args:
+            name: Which.
+            on_epoch: Called after each epoch.
+            device: Where it is fitted; where the rows are, if not given. It comes back to them.
+        """
         try:
-            return self._fit_member(name, on_epoch)
+            return self._fit_member(name, on_epoch, device or self.train.x.device)
         except (RuntimeError, ValueError, ArithmeticError) as error:
             logger.exception("member %s failed to train and is left out", name)
             return FailedMember(name, f"{type(error).__name__}: {error}")
 
-    def _fit_member(self, name: str, on_epoch: OnMemberEpoch | None) -> FittedMember:
+    def _fit_member(
+        self, name: str, on_epoch: OnMemberEpoch | None, device: torch.device
+    ) -> FittedMember:
         config = self.config.members[name]
         window = window_of(config)
         if window and self.history_scaler is not None:
@@ -224,7 +238,8 @@ class Preparation:
         view = self.config.views.get(name, self.preprocessor.feature_names)
         columns = self.preprocessor.columns_of(view)
         train, stopping, calibrating = (
-            part.seen(columns, window) for part in (self.train, self.stopping, self.calibrating)
+            part.seen(columns, window).to(device)
+            for part in (self.train, self.stopping, self.calibrating)
         )
         detector = get_entry(name).detector(config, train.shape[1])
         report = detector.fit(
@@ -233,7 +248,8 @@ class Preparation:
             seed=derive_seed(self.seed, name),
             on_epoch=None if on_epoch is None else partial(on_epoch, name),
         )
-        calibration = Calibration(self.config.calibration).to(train.device)
+        calibration = Calibration(self.config.calibration).to(device)
+        calibration.fit(detector.score(calibrating))
         logger.info(
             "%s: best epoch %d of %d, %.1f s",
             name,
@@ -241,7 +257,8 @@ class Preparation:
             report.epochs,
             report.seconds,
         )
-        return FittedMember(name, detector, calibration.fit(detector.score(calibrating)), report)
+        home = self.train.x.device
+        return FittedMember(name, detector.to(home), calibration.to(home), report)
 
 
 def prepare_fit(

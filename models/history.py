@@ -196,3 +196,7 @@ class WindowedRows:
     def double(self) -> "WindowedRows":
         """Give the same rows in float64; events keep their own dtype until they are gathered."""
         return WindowedRows(self.x.double(), self.history, self.window)
+
+    def to(self, device: str | torch.device) -> "WindowedRows":
+        """Give the same rows on another device."""
+        return WindowedRows(self.x.to(device), self.history.to(device), self.window)

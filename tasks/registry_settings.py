@@ -1,5 +1,6 @@
 """What ``[mlflow]`` in nightwarden.toml may say; apart from ``tracking``, which is slow to import."""
 
+from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -27,7 +28,7 @@ class MlflowSettings(BaseModel):
             return self
         address = urlsplit(self.tracking_uri.get_secret_value())
         is_server = address.scheme in ("http", "https")
-        if is_server and "@" in address.netloc:  # MLflow's errors show the whole address
+        if is_server and "@" in self.tracking_uri.get_secret_value():  # it stands in messages
             message = (
                 "tracking_uri must not hold a user or password; set MLFLOW_TRACKING_USERNAME and "
                 "MLFLOW_TRACKING_PASSWORD in the environment"
@@ -40,3 +41,17 @@ class MlflowSettings(BaseModel):
             )
             raise ValueError(message)
         return self
+
+    @property
+    def location(self) -> str | None:
+        """Address of the folder or bucket of models; none where the MLflow server chooses it."""
+        if self.artifacts is None or "://" in self.artifacts:
+            return self.artifacts
+        return Path(self.artifacts).absolute().as_uri()
+
+    def describe(self) -> str:
+        """Name the shared store for messages, without what may be secret."""
+        address = urlsplit(self.tracking_uri.get_secret_value() if self.tracking_uri else "")
+        if address.scheme in ("http", "https"):
+            return f"{address.scheme}://{address.netloc}"
+        return "the database of [mlflow] tracking_uri"

@@ -10,7 +10,7 @@ from prefect.cache_policies import NO_CACHE
 
 from tasks.context import Context
 from tasks.steps import choose_device, score_with
-from tasks.tracking import RegisteredModel
+from tasks.tracking import RegisteredModel, Registry
 from warehouse.ledger import PartitionRun, day_states, write_run
 from warehouse.scores import is_shadowed, replace_shadow_scores
 
@@ -43,7 +43,8 @@ def shadow_day(context: Context, day: date) -> ShadowedDay | None:
         return None
     started, challenger = datetime.now(UTC), None
     try:
-        challenger = context.registry().find("challenger")
+        registry = context.registry()
+        challenger = registry.find("challenger")
         if challenger is None:
             return None
         if challenger.as_of > day:
@@ -54,7 +55,7 @@ def shadow_day(context: Context, day: date) -> ShadowedDay | None:
                 challenger.as_of,
             )
             return None
-        return _score(context, day, challenger, started)
+        return _score(context, registry, day, challenger, started)
     except Exception as error:  # noqa: BLE001 (whatever is wrong with it, the night must go on)
         logger.warning("%s could not be scored in the shadow: %s", day, error)
         _note_failure(context, day, challenger, started, error)
@@ -62,9 +63,13 @@ def shadow_day(context: Context, day: date) -> ShadowedDay | None:
 
 
 def _score(
-    context: Context, day: date, challenger: RegisteredModel, started: datetime
+    context: Context,
+    registry: Registry,
+    day: date,
+    challenger: RegisteredModel,
+    started: datetime,
 ) -> ShadowedDay:
-    bundle = context.registry().load(challenger, choose_device(context))
+    bundle = registry.load(challenger, choose_device(context))
     scored, run = score_with(context, day, challenger.version, bundle, "shadow", started)
     scores, lake = scored.scores, context.lake()
     changed = not is_shadowed(lake, run)

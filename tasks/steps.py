@@ -6,21 +6,21 @@ done.
 
 import logging
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import torch
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.utilities.annotations import quote
 
-from models.ensemble_fit import FailedMember, FittedMember, MemberFit
 from tasks.audit_sample import choose_audit_sample
 from tasks.context import Context
-from tasks.fit import fit_as_of
+from tasks.fit import Training, fit_as_of
+from tasks.fit_members import devices_like, fit_each_on
 from tasks.score import (
     DayScores,
     make_alerts,
@@ -32,7 +32,7 @@ from tasks.tensors import frame_digest
 from tasks.tracking import Bundle
 from tasks.training_data import FeatureRequest, load_rows
 from warehouse.account_transactions import STORY_DAYS, STORY_ROWS, keep_transactions
-from warehouse.errors import BusyError, SourceError, UserError
+from warehouse.errors import BusyError, SettingsError, SourceError, UserError
 from warehouse.labels import COLLECTED, last_collected_decision, record_decisions
 from warehouse.ledger import PartitionRun, day_states, find_repeated, is_queued, write_run
 from warehouse.partitions import IngestReport, land_day
@@ -41,16 +41,20 @@ from warehouse.queue_records import EnqueueResult, NewAlert
 from warehouse.reads import read_newest_transactions
 from warehouse.scores import replace_scores
 
+Result = TypeVar("Result")
+
 
 def may_pass(_: Task[..., Any], __: TaskRun, state: State[Any]) -> bool:
     """Tell whether a failure may pass when the step is tried again: a user's mistake does not."""
     try:
         state.result()
-    except UserError as error:
-        return isinstance(error, BusyError)
-    except Exception:  # noqa: BLE001 (whatever else went wrong is worth another try)
-        return True
+    except Exception as error:  # noqa: BLE001 (whatever else went wrong is worth another try)
+        return _may_pass(error)
     return True
+
+
+def _may_pass(error: Exception) -> bool:
+    return isinstance(error, BusyError) or not isinstance(error, UserError)
 
 
 logger = logging.getLogger(__name__)
@@ -62,6 +66,10 @@ RETRIED: dict[str, Any] = {
     "retry_delay_seconds": 5,
     "retry_condition_fn": may_pass,
 }
+TRAINED: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0}
+"""A seeded training that fails would fail again; only what it asks of the stores is tried again."""
+STORE_PAUSES = (5.0, 30.0, 120.0)
+"""Seconds between tries: half an hour's training waits for a store that starts again."""
 
 
 @dataclass(frozen=True)
@@ -151,34 +159,74 @@ def ingest_day(context: Context, day: date, *, force: bool = False) -> IngestRep
     return report
 
 
-@task(name="train", task_run_name="train-as-of-{as_of}", **RETRIED)
+@task(name="train", task_run_name="train-as-of-{as_of}", **TRAINED)
 def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel:
     """Train as of the start of a day, register the model, and note it in the ledger.
 
     Without a champion the model becomes it, else the challenger; with ``aliased`` unset it gets no
     alias (a backfill's weekly models).
+
+    Raises:
+        SettingsError: if the device is not there.
+        BusyError: if a store does not answer for minutes.
     """
-    started = datetime.now(UTC)
+    started, device = datetime.now(UTC), choose_device(context)
     training = fit_as_of(
-        context.lake(),
+        _patiently(context.lake),
         context.train,
         as_of,
         feature_request(context),
         queue=context.queue,
-        device=choose_device(context),
-        fit_each=_fit_side_by_side if context.workers > 1 else _fit_one_by_one,
+        device=device,
+        fit_each=fit_each_on(devices_like(device, context.workers), context.workers),
     )
     tags = {**training.record.tags, "settings_digest": context.training_digest()}
-    record = replace(training.record, tags=tags)
+    training = replace(training, record=replace(training.record, tags=tags))
+    version, alias = _patiently(lambda: _register(context, training, aliased=aliased))
+    run = _training_run(context, training, started, version)
+    _patiently(lambda: _note(context, run))
+    return TrainedModel(
+        version,
+        as_of,
+        alias,
+        dict(training.record.metrics),
+        tags.get("failed_members", ""),
+        tags["mode"],
+        tags["mode_reason"],
+    )
+
+
+def _patiently(ask: Callable[[], Result]) -> Result:
+    """Ask a store, and again after a pause where its failure may pass."""
+    for seconds in STORE_PAUSES:
+        try:
+            return ask()
+        except Exception as error:
+            if not _may_pass(error):
+                raise
+            logger.warning("%s; trying again in %g s", error, seconds)
+            time.sleep(seconds)
+    return ask()
+
+
+def _register(context: Context, training: Training, *, aliased: bool) -> tuple[str, str | None]:
+    """Register a trained model; give its version and its alias."""
     registry, alias = context.registry(), None
     with registry.locked():
-        version = registry.register(training.bundle, record, training.example)
+        version = registry.register(training.bundle, training.record, training.example)
         if aliased:
             alias = "challenger" if registry.find("champion") else "champion"
             registry.set_alias(version, alias)
-    failed = record.tags.get("failed_members", "")
-    run = PartitionRun(
-        as_of,
+    return version, alias
+
+
+def _training_run(
+    context: Context, training: Training, started: datetime, version: str
+) -> PartitionRun:
+    record = training.record
+    failed = record.tags.get("failed_members")
+    return PartitionRun(
+        record.as_of,
         "train",
         "done",
         started,
@@ -188,10 +236,11 @@ def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel
         data_digest=record.tags["data_digest"],
         error=f"left out: {failed}" if failed else None,
     )
+
+
+def _note(context: Context, run: PartitionRun) -> None:
     with context.lake().commit() as connection:
         write_run(connection, run)
-    mode, why = tags["mode"], tags["mode_reason"]
-    return TrainedModel(version, as_of, alias, dict(record.metrics), failed, mode, why)
 
 
 @task(name="score-day", task_run_name="score-{day}", **RETRIED)
@@ -301,28 +350,6 @@ def enqueue_day(context: Context, scored: ScoredDay, lane: str) -> EnqueueResult
     return result
 
 
-@task(name="fit-member", task_run_name="fit-{name}", cache_policy=NO_CACHE)
-def fit_member(name: str, fit: MemberFit) -> FittedMember | FailedMember:
-    """Fit one member of an ensemble; what it learns from is not Prefect's to look into."""
-    return fit(name, _log_epoch)
-
-
-def _fit_side_by_side(fit: MemberFit, names: Sequence[str]) -> list[FittedMember | FailedMember]:
-    unread = cast("MemberFit", quote(fit))  # Prefect unwraps it, and looks into nothing
-    futures = [fit_member.submit(name, unread) for name in names]
-    return [future.result() for future in futures]
-
-
-def _fit_one_by_one(fit: MemberFit, names: Sequence[str]) -> list[FittedMember | FailedMember]:
-    return [fit(name, _log_epoch) for name in names]
-
-
-def _log_epoch(member: str, epoch: int, train_loss: float, validation_loss: float) -> None:
-    logger.info(
-        "%s, epoch %d: loss %.4f, held out %.4f", member, epoch, train_loss, validation_loss
-    )
-
-
 def feature_request(context: Context) -> FeatureRequest:
     """Give what computing features needs to know besides the days."""
     return FeatureRequest(
@@ -334,11 +361,22 @@ def feature_request(context: Context) -> FeatureRequest:
 
 
 def choose_device(context: Context) -> str:
-    """Choose the device, and the threads of a processor: weights may differ with their number."""
+    """Choose the device, and the threads of a processor: weights may differ with their number.
+
+    Raises:
+        SettingsError: if the settings want a CUDA device and there is none.
+    """
+    has_cuda = torch.cuda.is_available()
+    if context.device == "cuda" and not has_cuda:
+        message = (
+            'device = "cuda" in [run] needs a CUDA device, and this machine has none that PyTorch '
+            f'{torch.__version__} can use; set it to "auto", which takes the processor then'
+        )
+        raise SettingsError(message)
     torch.set_num_threads(context.threads)
     if context.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS refuses
         torch.use_deterministic_algorithms(True)
     if context.device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if has_cuda else "cpu"
     return context.device

@@ -1,7 +1,8 @@
 """Training runs and registered models. The only module that imports mlflow.
 
 Every call names its store and its run; there is no global active run, so that threads and processes
-never write into each other's.
+never write into each other's. The store lies in the warehouse folder, or is one that several machines
+share: then models go and come through its artifact store, never by a path of the machine that trained.
 """
 
 import json
@@ -10,19 +11,21 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import polars as pl
-from filelock import FileLock
 
 from models.ensemble import Ensemble
 from models.persistence import load_ensemble, save_ensemble
+from tasks.model_files import bundle_digest, fetch, require_digest
+from tasks.registry_errors import require_database, said_plainly
 from tasks.registry_settings import MlflowSettings
 from tasks.tensors import Encoding, history_of
+from warehouse.commit_lock import CommitLock, FolderLock, PostgresqlLock
 from warehouse.connection import LOCK_TIMEOUT_SECONDS, WarehouseSettings, writing_to
 from warehouse.errors import ModelMissingError
 
@@ -32,11 +35,18 @@ if TYPE_CHECKING:
 
 MODEL_NAME = "nightwarden"
 EXPERIMENT = "nightwarden"
+BUNDLE = "model/artifacts/bundle"  # where MLflow puts it among a run's artifacts
+DIGEST = "bundle_digest"
 PYFUNC_FILE = Path(__file__).with_name("pyfunc_model.py")
 EMBEDDED = MlflowSettings()
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # a bank's nightly job phones nobody
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")  # --json writes there
+# MLflow tries 7 times over four minutes; this is enough for a server that starts again, and the
+# steps of a night try again by themselves.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
 
 
 @dataclass(frozen=True)
@@ -112,80 +122,135 @@ class RegisteredModel:
 
 
 class Registry:
-    """The MLflow store of a warehouse: runs, curves, registered models and their aliases."""
+    """An MLflow store: runs, curves, registered models and their aliases.
+
+    Its files lie in the warehouse folder, or, with ``[mlflow] tracking_uri``, where that says.
+    """
 
     def __init__(self, settings: WarehouseSettings, shared: MlflowSettings = EMBEDDED) -> None:
         """Name the store; nothing is opened yet."""
         folder = settings.path / "mlflow"
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        self._lock = FileLock(folder / "registry.lock", timeout=LOCK_TIMEOUT_SECONDS)
-        self.uri = f"sqlite:///{folder / 'mlflow.db'}"
+        address = shared.tracking_uri
+        self.uri = address.get_secret_value() if address else f"sqlite:///{folder / 'mlflow.db'}"
+        self._is_shared = address is not None
+        self._where = shared.describe()
         self._artifacts = folder / "artifacts"
+        self._location = shared.location if self._is_shared else self._artifacts.as_uri()
+        self._cache = folder / "models"
+        self._lock: CommitLock = FolderLock(folder / "registry.lock", LOCK_TIMEOUT_SECONDS)
+        if self._is_shared and settings.catalog is not None:
+            catalog = settings.catalog.get_secret_value()
+            self._lock = PostgresqlLock(catalog, "registry", LOCK_TIMEOUT_SECONDS)
         self._client: MlflowClient | None = None
 
     @property
     def client(self) -> "MlflowClient":
-        """Open the store; MLflow takes seconds to import, so only when it is needed."""
+        """Open the store; MLflow takes seconds to import, so only when it is needed.
+
+        Raises:
+            BusyError: if a shared store does not answer.
+            WarehouseError: if it refuses.
+        """
         if self._client is None:
             from mlflow import MlflowClient
 
             logging.getLogger("mlflow").setLevel(logging.WARNING)  # not "Creating tables..."
-            with self._lock:  # two that make a new store at once would break each other
-                self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
-                self._client.search_experiments(max_results=1)
+            if self._is_shared:  # what a driver says may hold a secret
+                logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+            is_server = self.uri.startswith(("http://", "https://"))
+            # two that make a new database at once would break each other
+            with nullcontext() if is_server else self._lock.held(), self._asking():
+                if self._is_shared and not is_server:
+                    require_database(self.uri)
+                client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
+                client.search_experiments(max_results=1)
+            self._client = client
         return self._client
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the registry's lock: versions and aliases are read and then moved."""
-        with self._lock:
+        """Hold the registry's lock: versions and aliases are read and then moved.
+
+        With a shared store it is a lock in the shared catalogue, which holds across machines;
+        where the warehouse has none, one of this machine alone.
+
+        Raises:
+            BusyError: if another holds it for too long.
+        """
+        with self._lock.held():
             yield
+
+    def _asking(self) -> AbstractContextManager[None]:
+        """Give a block in which a shared store's errors become ours; see ``said_plainly``."""
+        return said_plainly(self._where) if self._is_shared else nullcontext()
 
     def register(self, bundle: Bundle, record: TrainingRecord, example: pl.DataFrame) -> str:
         """Log a training run and register its model.
 
         Returns:
             The new version.
+
+        Raises:
+            BusyError: if a shared store does not answer.
+            WarehouseError: if it refuses.
         """
-        run_id = self._log_run(record)
+        with self._asking():
+            experiment = self._experiment()
         with tempfile.TemporaryDirectory() as folder:
             self._save_pyfunc(bundle, example, Path(folder))
-            self.client.log_artifacts(run_id, str(Path(folder) / "model"), "model")
+            with self._asking():
+                return self._register(record, experiment, Path(folder) / "model")
+
+    def _register(self, record: TrainingRecord, experiment: str, folder: Path) -> str:
+        run_id = self._log_run(record, experiment)
+        self.client.log_artifacts(run_id, str(folder), "model")
         if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
             self.client.create_registered_model(MODEL_NAME)
-        tags = {"as_of": record.as_of.isoformat(), **record.tags}
+        digest = bundle_digest(folder.parent / BUNDLE)
+        tags = {"as_of": record.as_of.isoformat(), DIGEST: digest, **record.tags}
         source = f"runs:/{run_id}/model"
         version = self.client.create_model_version(MODEL_NAME, source, run_id, tags=tags)
         self.client.set_terminated(run_id)
         return str(version.version)
 
-    def _log_run(self, record: TrainingRecord) -> str:
-        client = self.client
-        run = client.create_run(
-            self._experiment(),
+    def _log_run(self, record: TrainingRecord, experiment: str) -> str:
+        from mlflow.entities import Metric, Param
+
+        run = self.client.create_run(
+            experiment,
             tags=dict(record.tags),
             run_name=f"as-of-{record.as_of.isoformat()}",
         )
-        run_id = str(run.info.run_id)
-        for name, value in record.parameters.items():
-            client.log_param(run_id, name, value)
-        for name, figure in record.metrics.items():
-            client.log_metric(run_id, name, figure)
+        run_id, now = str(run.info.run_id), run.info.start_time
+        params = [Param(name, str(value)) for name, value in record.parameters.items()]
+        metrics = [Metric(name, figure, now, 0) for name, figure in record.metrics.items()]
         for name, curve in record.curves.items():
-            for step, figure in enumerate(curve):
-                client.log_metric(run_id, name, figure, step=step)
+            metrics += [Metric(name, figure, now, step) for step, figure in enumerate(curve)]
+        # a call to a server takes a round trip each, so many go in one; it takes no more than these
+        for start in range(0, len(params), 100):
+            self.client.log_batch(run_id, params=params[start : start + 100])
+        for start in range(0, len(metrics), 1000):
+            self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
         return run_id
 
     def _experiment(self) -> str:
-        """Find the experiment whose files lie beside the store; a moved warehouse gets a new one."""
-        location = self._artifacts.as_uri()
+        """Find the experiment whose files lie where they should; for another place, make one.
+
+        A moved warehouse folder is another place. A server may choose the place itself.
+        """
         found = self.client.search_experiments(filter_string=f"name LIKE '{EXPERIMENT}%'")
-        here = [one.experiment_id for one in found if one.artifact_location == location]
+        here = [
+            one.experiment_id
+            for one in found
+            if one.artifact_location == self._location
+            or (self._location is None and one.name == EXPERIMENT)
+        ]
         if here:
             return str(here[0])
-        name = f"{EXPERIMENT}-{len(found) + 1}" if found else EXPERIMENT
-        return str(self.client.create_experiment(name, artifact_location=location))
+        name = f"{EXPERIMENT}-{len(found) + 1}" if found and self._location else EXPERIMENT
+        return str(self.client.create_experiment(name, artifact_location=self._location))
 
     def _save_pyfunc(self, bundle: Bundle, example: pl.DataFrame, folder: Path) -> None:
         import mlflow.pyfunc
@@ -207,14 +272,20 @@ class Registry:
 
     def set_alias(self, version: str, alias: str) -> None:
         """Point an alias (``champion``, ``challenger``) at a version."""
-        self.client.set_registered_model_alias(MODEL_NAME, alias, version)
+        with self._asking():
+            self.client.set_registered_model_alias(MODEL_NAME, alias, version)
 
     def drop_alias(self, alias: str) -> None:
         """Let an alias point at nothing."""
-        self.client.delete_registered_model_alias(MODEL_NAME, alias)
+        with self._asking():
+            self.client.delete_registered_model_alias(MODEL_NAME, alias)
 
     def keep_report(self, model: RegisteredModel, file: Path) -> None:
         """Put a copy of a page among the artifacts of the run that trained a model."""
+        if self._is_shared:
+            with self._asking():
+                self.client.log_artifact(model.run_id, str(file), "reports")
+            return
         folder = self._artifacts / model.run_id / "artifacts/reports"
         with writing_to(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -222,10 +293,11 @@ class Registry:
 
     def versions(self) -> list[RegisteredModel]:
         """List the registered versions, newest first."""
-        if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
-            return []
-        aliases = self.client.get_registered_model(MODEL_NAME).aliases
-        found = self.client.search_model_versions(f"name = '{MODEL_NAME}'")
+        with self._asking():
+            if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
+                return []
+            aliases = self.client.get_registered_model(MODEL_NAME).aliases
+            found = self.client.search_model_versions(f"name = '{MODEL_NAME}'")
         models = [_as_registered(version, aliases) for version in found]
         return sorted(models, key=lambda model: int(model.version), reverse=True)
 
@@ -258,17 +330,37 @@ class Registry:
         return found
 
     def load(self, model: RegisteredModel, device: str = "cpu") -> Bundle:
-        """Load a version's bundle; its files lie beside the store, also after the folder moved.
+        """Load a version's bundle, after a check that its files are those that were registered.
+
+        They lie beside an embedded store, also after the folder moved; from a shared one they are
+        downloaded once.
 
         Raises:
             ModelMissingError: if a file of it is missing or damaged.
+            BusyError: if a shared store does not answer.
         """
-        folder = self._artifacts / model.run_id / "artifacts/model/artifacts/bundle"
         try:
-            return Bundle.load(folder, device)
-        except ValueError as error:
+            return Bundle.load(self._files(model), device)
+        except (ValueError, ModelMissingError) as error:
             message = f"model version {model.version} cannot be loaded: {error}"
             raise ModelMissingError(message) from error
+
+    def _files(self, model: RegisteredModel) -> Path:
+        digest = model.tags.get(DIGEST)
+        if not self._is_shared:
+            folder = self._artifacts / model.run_id / "artifacts" / BUNDLE
+            if digest is not None:  # versions of the first release have none
+                require_digest(folder, digest, str(folder))
+            return folder
+        if digest is None:
+            message = f"it must have the tag {DIGEST}, and has none; train again"
+            raise ValueError(message)
+
+        def download(target: Path) -> Path:
+            with self._asking():
+                return Path(self.client.download_artifacts(model.run_id, BUNDLE, str(target)))
+
+        return fetch(self._cache, digest, download, f"the artifact store of {self._where}")
 
 
 def _as_registered(version: "ModelVersion", aliases: Mapping[str, object]) -> RegisteredModel:

@@ -1,6 +1,7 @@
 """The registry: what is registered comes back, without pickle, also after the folder moved."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from datetime import date
@@ -56,7 +57,9 @@ def test_registered_model_comes_back_with_equal_scores(settings, bundle, feature
     registry = Registry(settings)
     model = registry.champion()
     assert (model.version, model.as_of, model.aliases) == ("1", AS_OF, ("champion",))
-    assert model.tags == {"as_of": AS_OF.isoformat(), "note": "first"}
+    assert re.fullmatch("[0-9a-f]{64}", model.tags["bundle_digest"])
+    tags = {"as_of": AS_OF.isoformat(), "note": "first"}
+    assert {k: v for k, v in model.tags.items() if k != "bundle_digest"} == tags
     assert registry.version("1") == model == registry.find("champion")
     loaded = registry.load(model)
     assert score_frame(loaded, features).equals(score_frame(bundle, features))
@@ -167,6 +170,17 @@ def test_damaged_model_is_the_users_to_mend(copied):
     file.write_bytes(file.read_bytes()[:100])
     with pytest.raises(ModelMissingError, match="version 1 cannot be loaded: "):
         copied.load(copied.champion())
+
+
+def test_files_that_are_whole_but_not_those_registered_are_refused(copied, bundle, features):
+    model = copied.champion()
+    (file,) = copied._artifacts.rglob("bundle/encoding.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"policy": "another"}))
+    with pytest.raises(ModelMissingError, match=r"must hold files of digest .*; restore them"):
+        copied.load(model)
+    copied.client.delete_model_version_tag(MODEL_NAME, "1", "bundle_digest")
+    loaded = copied.load(copied.champion())  # versions of the first release have no such tag
+    assert score_frame(loaded, features).equals(score_frame(bundle, features))
 
 
 def test_no_model_is_said(tmp_path):
