@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
 
+import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import create_engine, make_url
@@ -62,6 +63,16 @@ class PostgresqlServer:
         if action == "stop":
             words += ["-m", "immediate"]
         run_as_server_user(find_program("pg_ctl") or "pg_ctl", *words)
+
+
+def end_sessions(url: str, application: str) -> None:
+    """End an application's sessions in a database, as a server does that is told to."""
+    with psycopg.connect(url, autocommit=True) as session:
+        session.execute(
+            "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+            "WHERE application_name = %s AND datname = current_database()",
+            [application],
+        )
 
 
 def find_program(name: str) -> str | None:
