@@ -50,14 +50,19 @@ class CaughtUp:
         Raises:
             NightsFailedError: if there is one.
         """
-        if self.problems:
-            named = "; ".join(f"{p.day} {p.kind}: {p.reason}" for p in self.problems)
-            count = len(self.problems)
-            message = (
-                f"{count} of {count + len(self.done)} nights that were due are not done, and are "
-                f"tried again with the next scheduled night: {named}"
-            )
-            raise NightsFailedError(message)
+        if not self.problems:
+            return
+        kinds = dict.fromkeys(problem.kind for problem in self.problems)
+        named = "; ".join(
+            f"{kind} {', '.join(str(p.day) for p in self.problems if p.kind == kind)}"
+            for kind in kinds
+        )
+        message = (
+            f"{len(self.problems)} of {len(self.problems) + len(self.done)} nights that were due "
+            f"are not done: {named}; the run of each says why, and the next run without a day "
+            "tries them again"
+        )
+        raise NightsFailedError(message)
 
 
 def plan_nights(context: Context, last: date, *, catch_up_days: int) -> list[DueNight]:
