@@ -4,6 +4,7 @@ import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from types import SimpleNamespace
 
@@ -307,6 +308,18 @@ def test_lake_that_a_night_takes_just_before_it_is_opened_does_not_hold_up_the_p
     page = read_page(signed_in("viewer"))
     assert time.monotonic() - began < 2.5
     assert "The lake is busy" in section(page, "label-maturity")
+
+
+def test_shared_lake_tells_labels_once_it_is_there(context, shared_warehouse, tmp_path):
+    shared = replace(
+        context, warehouse=shared_warehouse.settings(tmp_path / "machine of the desk")
+    )
+    progress, day = label_progress.LabelProgress(shared), DAY - timedelta(days=60)
+    for _ in range(2):  # asking makes none
+        with pytest.raises(label_progress.NoLakeError, match="found none; ingest first"):
+            progress.read(day, day)
+    make_lake(shared_warehouse.settings(tmp_path / "machine of the night"))
+    assert progress.read(day, day)[0].transactions == 2
 
 
 def test_lake_that_broke_is_opened_anew(context):

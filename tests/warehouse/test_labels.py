@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.alerts import new_alert
+from tests.services import on_both_back_ends
 from warehouse.connection import Lake
 from warehouse.errors import SettingsError, SourceError, UserError
 from warehouse.labels import (
@@ -297,7 +298,11 @@ def test_order_and_number_of_imports_do_not_change_the_truth_and_no_row_changes(
         assert labels.truth(NOON + timedelta(days=days)) == truth
 
 
-def test_two_imports_at_once_add_each_statement_once(labels):
+@on_both_back_ends
+def test_two_imports_at_once_add_each_statement_once(landing):
+    landing.write(landing.rows())
+    landing.land()
+    labels = _Labels(landing)
     file = labels.write(*(f"t0115-{i},1,2026-01-20," for i in range(150)), "t9,1,2026-01-20,")
 
     def load(_):
