@@ -18,13 +18,8 @@ from warehouse.postgresql import describe_address, open_session, safe_address
 if TYPE_CHECKING:
     from psycopg import Connection
 
-SESSION_SETTINGS = {  # a role's or a server's own limits must not end the wait or the holding
-    "statement_timeout": "0",
-    "idle_session_timeout": "0",
-    "tcp_keepalives_idle": "30",
-    "tcp_keepalives_interval": "10",
-    "tcp_keepalives_count": "3",
-}
+# A role's or a server's own limits must end neither the wait nor the holding.
+SESSION_SETTINGS = {"statement_timeout": "0", "idle_session_timeout": "0"}
 
 
 class CommitLock(Protocol):
@@ -86,7 +81,7 @@ class PostgresqlLock:
             SettingsError: if the URL cannot be read.
         """
         self._where = describe_address(url)
-        self._address = safe_address(url, application_name=f"nightwarden {name}")
+        self._address = safe_address(url, f"nightwarden {name}", is_watched=True)
         self._name, self._timeout = name, timeout
         digest = hashlib.sha256(f"nightwarden {name}".encode()).digest()
         self._key = int.from_bytes(digest[:8], "big", signed=True)

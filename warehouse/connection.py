@@ -243,7 +243,7 @@ class Lake:
         else:
             with writing_to(Path(data)):
                 Path(data).mkdir(parents=True, exist_ok=True)
-        catalog = safe_address(url, application_name="nightwarden lake")
+        catalog = safe_address(url, "nightwarden lake", is_watched=True)
         attach = (
             f"ATTACH {quote_text(f'ducklake:postgres:{catalog}')} AS lake "
             f"(DATA_PATH {quote_text(data)})"

@@ -24,7 +24,10 @@ LOST_AFTER: dict[str, Any] = {  # seconds: a server or a way to it that is gone 
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # milliseconds
 }
+# The same for the server: what a host that lost its power held is free after a minute, not hours.
+WATCHED = "-c tcp_keepalives_idle=30 -c tcp_keepalives_interval=10 -c tcp_keepalives_count=3"
 # What a server says that will not pass by itself. In another language than English it is tried
 # again, in vain.
 LASTING = (
@@ -38,12 +41,16 @@ LASTING = (
 )
 
 
-def safe_address(address: str, **more: str | int) -> str:
+def safe_address(
+    address: str, application_name: str = "nightwarden", *, is_watched: bool = False
+) -> str:
     """Write an address in libpq's form, with the password in a file of this process's memory.
 
     Args:
         address: A URL or ``key=value`` text; parts that it lacks come from libpq's environment.
-        more: Further parts, which win over the address's.
+        application_name: What the server's list of sessions is to say.
+        is_watched: Whether the server, too, is to notice soon that this host is gone. A pooler may
+            refuse that.
 
     Raises:
         SettingsError: if the address cannot be read, or holds a secret that needs a file.
@@ -55,7 +62,9 @@ def safe_address(address: str, **more: str | int) -> str:
     if password is not None:
         # An empty password keeps PGPASSWORD, which may be another server's, out of it.
         parts |= {"password": "", "passfile": _password_file(str(password))}
-    return make_conninfo(**(LOST_AFTER | parts | more))
+    if is_watched:
+        parts["options"] = f"{WATCHED} {parts.get('options', '')}".strip()
+    return make_conninfo(**(LOST_AFTER | parts | {"application_name": application_name}))
 
 
 def describe_address(address: str) -> str:
@@ -153,7 +162,7 @@ def _password_file(password: str) -> str:
     """Keep a password in a file in libpq's form; it stays open as connections are made anew."""
     quoted = password.replace("\\", "\\\\").replace(":", "\\:")
     line = f"*:*:*:*:{quoted}\n".encode()
-    if hasattr(os, "memfd_create"):
+    if hasattr(os, "memfd_create") and Path("/proc/self/fd").is_dir():
         number = os.memfd_create("nightwarden")
         os.fchmod(number, 0o600)  # libpq reads none that others may read
         os.write(number, line)

@@ -22,7 +22,7 @@ def attach_table(connection: duckdb.DuckDBPyConnection, dsn: SecretStr | None, t
         message = f"format 'postgres' needs a connection: set {DSN}"
         raise SettingsError(message)
     load_extension(connection, "postgres_scanner")
-    address = safe_address(dsn.get_secret_value(), application_name="nightwarden source")
+    address = safe_address(dsn.get_secret_value(), "nightwarden source")
     connection.execute(f"ATTACH {quote_text(address)} AS source_db (TYPE postgres, READ_ONLY)")
     parts = [quote_name(part) for part in table.split(".")]
     if len(parts) == 1:

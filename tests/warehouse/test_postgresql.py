@@ -1,6 +1,8 @@
 """An address holds no password, and yet lets its user in, whatever the password looks like."""
 
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import quote
@@ -37,7 +39,7 @@ def user_of(address):
 def test_odd_password_lets_in_and_is_not_in_the_address(odd, form, monkeypatch):
     text = odd if form == "url" else make_conninfo(**conninfo_to_dict(odd))
     monkeypatch.setenv("PGPASSWORD", "of another server")
-    address = safe_address(text)
+    address = safe_address(text, "test")
     assert "planted" not in address
     assert user_of(address) == "odd"
     file = Path(conninfo_to_dict(address)["passfile"])
@@ -48,13 +50,13 @@ def test_password_of_the_environment_is_used_where_the_address_has_none(odd, mon
     monkeypatch.setenv("PGPASSWORD", ODD)
     parts = conninfo_to_dict(odd)
     del parts["password"]
-    assert user_of(safe_address(make_conninfo(**parts))) == "odd"
+    assert user_of(safe_address(make_conninfo(**parts), "test")) == "odd"
 
 
 def test_duckdb_connects_anew_in_any_thread(postgresql):
     """Sessions that the server ended are made again, long after the address was given."""
     url = postgresql.new_database()
-    address = safe_address(url, application_name="to be ended")
+    address = safe_address(url, "to be ended")
     ask = "FROM postgres_query('db', 'SELECT pg_backend_pid()')"
     with duckdb.connect() as connection, ThreadPoolExecutor(1) as pool:
         load_extension(connection, "postgres_scanner")
@@ -66,11 +68,48 @@ def test_duckdb_connects_anew_in_any_thread(postgresql):
 
 
 def test_wrong_password_is_told_without_it(postgresql):
-    address = safe_address(postgresql.url.replace(postgresql.password, "planted-wrong"))
+    address = safe_address(postgresql.url.replace(postgresql.password, "planted-wrong"), "test")
     message = r"postgres on 127\.0\.0\.1:\d+ must let this user in.*password authentication failed"
     with pytest.raises(WarehouseError, match=message) as caught, open_session(address):
         pass
     assert "planted" not in str(caught.value) + str(caught.value.__context__)
+
+
+def test_server_notices_a_host_that_is_gone_and_keeps_the_addresss_own_options(postgresql):
+    url = f"{postgresql.url}?options=-c%20work_mem%3D8MB"
+    shown = {}
+    with open_session(safe_address(url, "nightwarden test", is_watched=True)) as session:
+        for name in ("tcp_keepalives_idle", "work_mem", "application_name"):
+            shown[name] = session.execute(f"SHOW {name}").fetchone()[0]
+    expected = {"tcp_keepalives_idle": "30", "work_mem": "8MB"}
+    assert shown == expected | {"application_name": "nightwarden test"}
+
+
+WITHOUT_MEMORY_FILES = """
+import os, stat, sys
+from pathlib import Path
+from psycopg.conninfo import conninfo_to_dict
+del os.memfd_create
+from warehouse.postgresql import open_session, safe_address
+address = safe_address(sys.stdin.read(), "test")
+with open_session(address):
+    file = Path(conninfo_to_dict(address)["passfile"])
+    print(oct(stat.S_IMODE(file.stat().st_mode)), file)
+"""
+
+
+def test_without_files_in_memory_one_on_disk_ends_with_the_process(odd):
+    found = subprocess.run(  # noqa: S603 (our own script)
+        [sys.executable, "-c", WITHOUT_MEMORY_FILES],
+        cwd=Path(__file__).parents[2],
+        input=odd,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    mode, file = found.stdout.split()
+    assert mode == "0o600"
+    assert not Path(file).exists()
 
 
 @pytest.mark.parametrize("name", ["sslpassword", "oauth_client_secret"])
@@ -78,7 +117,7 @@ def test_other_secrets_in_an_address_are_refused(name):
     if name.encode() not in {one.keyword for one in psycopg.pq.Conninfo.get_defaults()}:
         pytest.skip(f"this libpq knows no {name}")
     with pytest.raises(SettingsError, match=f"may hold no {name}") as caught:
-        safe_address(f"host=h {name}=planted")
+        safe_address(f"host=h {name}=planted", "test")
     assert "planted" not in str(caught.value)
 
 
@@ -92,7 +131,7 @@ def test_other_secrets_in_an_address_are_refused(name):
 )
 def test_address_in_words_has_no_password(address, words):
     assert describe_address(address) == words
-    assert describe_address(safe_address(address)) == words
+    assert describe_address(safe_address(address, "test")) == words
 
 
 def test_table_is_found_or_not(postgresql):
