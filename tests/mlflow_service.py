@@ -15,7 +15,7 @@ import pytest
 
 from tests.services import free_port
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
 
 
 @dataclass

@@ -368,7 +368,7 @@ def test_server_with_a_password_in_its_address_is_refused():
             MlflowSettings(tracking_uri=address)
 
 
-def test_server_that_is_away_is_said_and_waited_for(tmp_path, monkeypatch):
+def test_server_that_is_away_is_said_and_waited_for(tmp_path, monkeypatch, caplog):
     """A training outlasts a server that starts again, without training twice."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     monkeypatch.setattr("tasks.steps.STORE_PAUSES", (1.0,) * 90)
@@ -381,7 +381,13 @@ def test_server_that_is_away_is_said_and_waited_for(tmp_path, monkeypatch):
             registry.champion()
         state = asyncio.run(exception_to_failed_state(away.value))
         assert may_pass(train_as_of, None, state) is True
-        starting = threading.Timer(3, server.start)
+
+        def start_when_missed():
+            while "trying again in 1 s" not in caplog.text:
+                time.sleep(0.1)
+            server.start()
+
+        starting = threading.Thread(target=start_when_missed, daemon=True)
         starting.start()
         shared = MlflowSettings(tracking_uri=server.url)
         context = make_context(tmp_path / "a", device="cpu", mlflow=shared)

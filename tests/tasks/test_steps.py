@@ -283,6 +283,10 @@ def test_trouble_is_retried(trouble):
     assert RETRIED["retries"] == 2
 
 
+def test_training_is_never_repeated_as_a_whole():
+    assert (train_as_of.retries, score_day.retries, enqueue_day.retries) == (0, 2, 2)
+
+
 def test_success_needs_no_condition():
     assert may_pass(train_as_of, None, Completed(data=1)) is True
 
