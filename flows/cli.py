@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from flows import engine, show
-from flows.commands import audit, deploy, desk, feed, labels, models, threshold
+from flows.commands import audit, deploy, desk, feed, labels, models, threshold, up, warehouse
 from flows.days import days_between
 from flows.options import (
     DEFAULT_CONFIG,
@@ -49,8 +49,10 @@ app.add_typer(models.app, name="models")
 app.add_typer(threshold.app, name="threshold")
 app.add_typer(desk.app, name="desk")
 app.add_typer(audit.app, name="audit")
+app.add_typer(warehouse.app, name="warehouse")
 app.command()(feed.feed)
 app.command()(deploy.deploy)
+app.command()(up.up)
 
 
 @app.command()

@@ -197,7 +197,7 @@ class Registry:
             WarehouseError: if it refuses.
         """
         with self._asking():
-            experiment = self._experiment()
+            experiment = self.experiment()
         with tempfile.TemporaryDirectory() as folder:
             self._save_pyfunc(bundle, example, Path(folder))
             with self._asking():
@@ -235,7 +235,7 @@ class Registry:
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
         return run_id
 
-    def _experiment(self) -> str:
+    def experiment(self) -> str:
         """Find the experiment whose files lie where they should; for another place, make one.
 
         A moved warehouse folder is another place. A server may choose the place itself.

@@ -62,8 +62,15 @@ class QueueCopy:
             url: Address of the target, which may hold nothing yet.
 
         Raises:
-            WarehouseError: if the source cannot be opened, or another keeps it locked.
+            WarehouseError: if the source cannot be opened, another keeps it locked, or the target
+                is a file.
         """
+        if parse(url).get_backend_name() == "sqlite":
+            message = (
+                "[queue] database must be a PostgreSQL URL to be copied to, and names a file; "
+                "write postgresql://user@host/database"
+            )
+            raise WarehouseError(message)
         with closing(open_database(path, create=False)) as source, source.write() as reader:
             yield cls(reader, url)
 
