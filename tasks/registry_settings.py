@@ -40,6 +40,12 @@ class MlflowSettings(BaseModel):
                 "or s3://... that every machine reaches"
             )
             raise ValueError(message)
+        if self.artifacts and "://" not in self.artifacts and self.artifacts[0] != "/":
+            message = (
+                "artifacts must be an absolute path or an address such as s3://bucket/models, as "
+                f"each machine has folders of its own; got {self.artifacts}"
+            )
+            raise ValueError(message)
         return self
 
     @property
@@ -47,7 +53,7 @@ class MlflowSettings(BaseModel):
         """Address of the folder or bucket of models; none where the MLflow server chooses it."""
         if self.artifacts is None or "://" in self.artifacts:
             return self.artifacts
-        return Path(self.artifacts).absolute().as_uri()
+        return Path(self.artifacts).as_uri()
 
     def describe(self) -> str:
         """Name the shared store for messages, without what may be secret."""

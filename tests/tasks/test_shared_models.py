@@ -368,6 +368,11 @@ def test_server_with_a_password_in_its_address_is_refused():
             MlflowSettings(tracking_uri=address)
 
 
+def test_folder_of_models_that_means_another_on_each_machine_is_refused():
+    with pytest.raises(ValueError, match="artifacts must be an absolute path or an address"):
+        MlflowSettings(tracking_uri="http://host", artifacts="models")
+
+
 def test_server_that_is_away_is_said_and_waited_for(tmp_path, monkeypatch, caplog):
     """A training outlasts a server that starts again, without training twice."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
