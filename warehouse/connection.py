@@ -325,8 +325,9 @@ class Lake:
 
     def snapshot_id(self) -> int:
         """Give the id of the lake's newest snapshot, for the record of what a run read."""
-        row = self.connection.execute("SELECT id FROM lake.current_snapshot()").fetchone()
-        return int(row[0]) if row and row[0] is not None else 0
+        # A result that is read to its end leaves no transaction open in the catalog meanwhile.
+        rows = self.connection.execute("SELECT id FROM lake.current_snapshot()").fetchall()
+        return int(rows[0][0] or 0) if rows else 0
 
     def close(self) -> None:
         """Close the connection."""
