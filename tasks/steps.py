@@ -204,7 +204,9 @@ def _patiently(ask: Callable[[], Result]) -> Result:
         except Exception as error:
             if not _may_pass(error):
                 raise
-            logger.warning("%s; trying again in %g s", error, seconds)
+            # a driver's own words may hold a secret
+            told = error if isinstance(error, UserError) else type(error).__name__
+            logger.warning("%s; trying again in %g s", told, seconds)
             time.sleep(seconds)
     return ask()
 
