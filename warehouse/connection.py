@@ -82,7 +82,7 @@ def writing_to(folder: Path) -> Iterator[None]:
     except OSError as error:
         message = (
             f"the warehouse folder must be writable, but {folder} is not ({error.strerror}); "
-            "change its permissions or [warehouse] path in nightwarden.toml"
+            "change its permissions, or path or data under [warehouse] in nightwarden.toml"
         )
         raise WarehouseError(message) from error
 
@@ -234,11 +234,12 @@ class Lake:
             raise (BusyError if busy else WarehouseError)(message) from error
 
     def _attach_shared(self, url: str, data: str) -> None:
-        for name in ("ducklake", "postgres_scanner", "httpfs"):
+        for name in ("ducklake", "postgres_scanner"):
             load_extension(self.connection, name)
         # DuckDB's secrets that this user keeps at home would mix with those of the settings.
         self.connection.execute(f"SET secret_directory = {quote_text(str(self.folder / 'none'))}")
         if data.startswith(S3):
+            load_extension(self.connection, "httpfs")
             use_object_store(self.connection, data)
         else:
             with writing_to(Path(data)):
