@@ -95,11 +95,12 @@ class Services:
         self._others: set[int] = set()
 
     def __enter__(self) -> Self:
-        """Listen to signals from here on, but for those that nohup or a shell keeps off."""
+        """Listen to signals from here on."""
         self._others = descendants(os.getpid())
         adopt_orphans()
         for number in ENDING:
-            if signal.getsignal(number) != signal.SIG_IGN:
+            is_under_nohup = number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN
+            if not is_under_nohup:
                 signal.signal(number, self._tell)
         return self
 
