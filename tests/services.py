@@ -47,15 +47,25 @@ class PostgresqlServer:
         """Address over TCP, with its password."""
         return f"postgresql://postgres:{self.password}@127.0.0.1:{self.port}/postgres"
 
-    def new_database(self, kind: str = "test") -> str:
-        """Make an empty database; gives its URL over TCP."""
+    def new_database(
+        self, kind: str = "test", *, template: str | None = None, over_tcp: bool = True
+    ) -> str:
+        """Make a database; gives its URL, over TCP with the password or over the trusting socket.
+
+        Args:
+            kind: What its name begins with.
+            template: URL of a database of this server to clone; by default it is empty.
+            over_tcp: Whether the URL goes over TCP.
+        """
         name = f"{kind}_{uuid4().hex}"
+        source = make_url(template).database if template else "template1"
         address = make_url(self.url).set(drivername="postgresql+psycopg")
         engine = create_engine(address, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+            connection.exec_driver_sql(f"CREATE DATABASE {name} TEMPLATE {source}")
         engine.dispose()
-        return make_url(self.url).set(database=name).render_as_string(hide_password=False)
+        base = make_url(self.url if over_tcp else self.socket_url)
+        return base.set(database=name).render_as_string(hide_password=False)
 
     def control(self, action: str) -> None:
         """Tell ``pg_ctl`` to start, or to stop at once as a crash would."""

@@ -1,11 +1,14 @@
 """What a warehouse holds, without the moments at which it was written: equal iff the work is equal."""
 
-import sqlite3
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import select
+
 from flows.settings import Settings
 from warehouse.connection import Lake
+from warehouse.queue import Queue
+from warehouse.queue_tables import ALERTS, CASES
 
 LAKE = {
     "transactions": "SELECT * EXCLUDE (ingested_at) FROM lake.transactions ORDER BY ALL",
@@ -14,31 +17,38 @@ LAKE = {
     "flagged": "SELECT transaction_id FROM lake.scores WHERE is_flagged ORDER BY ALL",
     "scores": "SELECT * EXCLUDE (scored_at, members), members::VARCHAR FROM lake.scores ORDER BY ALL",
 }
+ALERT = (
+    "transaction_id event_date account_id merchant_id amount lane score rank_of_day members reasons "
+    "model_version inclusion_probability"
+)
+CASE = "account_id lane state opened_for last_event_date"
 QUEUE = {
-    "alerts": (
-        "SELECT a.transaction_id, a.event_date, a.account_id, a.merchant_id, a.amount, a.lane, "
-        "a.score, a.rank_of_day, a.members, a.reasons, a.model_version, a.inclusion_probability, "
-        "c.account_id, c.lane, c.state FROM alerts a JOIN cases c ON c.id = a.case_id "
-        "ORDER BY a.transaction_id"
-    ),
-    "cases": (
-        "SELECT account_id, lane, state, opened_for, last_event_date FROM cases "
-        "ORDER BY lane, account_id, id"
+    "alerts": select(
+        *(ALERTS.c[name] for name in ALERT.split()),
+        CASES.c.account_id,
+        CASES.c.lane,
+        CASES.c.state,
+    )
+    .join(CASES, CASES.c.id == ALERTS.c.case_id)
+    .order_by(ALERTS.c.transaction_id),
+    "cases": select(*(CASES.c[name] for name in CASE.split())).order_by(
+        CASES.c.lane, CASES.c.account_id, CASES.c.id
     ),
 }
 
 
 def read_contents(config: Path) -> dict[str, list[tuple[Any, ...]]]:
-    """Read all that matters of a project's lake and queue."""
+    """Read all that matters of a project's lake and queue, the same on every back end."""
     settings = Settings.read(config)
     with Lake.open(settings.warehouse) as lake:
         found = {name: lake.connection.execute(sql).fetchall() for name, sql in LAKE.items()}
-    if settings.warehouse.queue_path.exists():
-        connection = sqlite3.connect(settings.warehouse.queue_path)
-        try:
-            found |= {name: connection.execute(sql).fetchall() for name, sql in QUEUE.items()}
-        finally:
-            connection.close()
+    if settings.queue.database or settings.warehouse.queue_path.exists():
+        with (
+            Queue.open(settings.queue_address, create=True) as queue,
+            queue.database.read() as connection,
+        ):
+            for name, statement in QUEUE.items():
+                found[name] = [tuple(row) for row in connection.execute(statement)]
     return found
 
 

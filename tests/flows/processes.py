@@ -6,7 +6,7 @@ import random
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import date
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,16 +18,17 @@ def start(target: Callable[..., None], *arguments: object) -> BaseProcess:
     """Start a function of this module in a new process."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
-    process = context.Process(
-        target=_quietly, args=(target, arguments, os.environ["PREFECT_API_URL"])
-    )
+    now = {name: os.environ[name] for name in os.environ if name.startswith(("PREFECT", "AWS_"))}
+    process = context.Process(target=_quietly, args=(target, arguments, now))
     process.start()
     return process
 
 
-def _quietly(target: Callable[..., None], arguments: tuple[object, ...], url: str) -> None:
-    os.environ["PREFECT_API_URL"] = url
-    os.environ["PREFECT_LOGGING_LEVEL"] = "CRITICAL"
+def _quietly(
+    target: Callable[..., None], arguments: tuple[object, ...], environment: Mapping[str, str]
+) -> None:
+    """Run in the environment of now; the fork server's is older."""
+    os.environ.update(environment, PREFECT_LOGGING_LEVEL="CRITICAL")
     target(*arguments)
     sys.stdout.flush()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from flows.settings import Settings
-from tests.flows.conftest import FIRST_DAY, LAST_INGESTED, day
+from tests.flows.conftest import FIRST_DAY, LAST_INGESTED, day, on_both_back_ends
 from tests.flows.contents import queued_as_flagged, read_contents
 from tests.flows.processes import finish, run_backfill, run_ingest, start
 from warehouse.connection import Lake
@@ -14,6 +14,7 @@ from warehouse.connection import Lake
 pytestmark = pytest.mark.slow
 
 
+@on_both_back_ends
 def test_two_backfills_and_an_ingest_beside_a_reader_lose_nothing(project: Path):
     others = [
         start(run_backfill, project, day(0), day(2), 2),
@@ -44,6 +45,7 @@ def test_two_backfills_and_an_ingest_beside_a_reader_lose_nothing(project: Path)
     assert reads > 10
 
 
+@on_both_back_ends
 def test_the_same_backfill_twice_at_once_queues_nothing_twice(project: Path):
     both = [start(run_backfill, project, day(0), day(2), 2) for _ in range(2)]
     for process in both:
