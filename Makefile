@@ -5,10 +5,10 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench docs clean
+.PHONY: help setup demo test test-servers lint bench docs clean
 
 help:  ## Show the targets.
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/'
 
 setup: $(READY)  ## Make .venv and install Nightwarden with its tools.
 
@@ -25,6 +25,9 @@ demo: $(READY)  ## Run the whole job on simulated transactions, in demo/.
 
 test: $(READY)  ## Run the tests.
 	$(BIN)/python -m pytest -n 2
+
+test-servers: $(READY)  ## Install the servers that tests start, beside PostgreSQL: an object store.
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --group served
 
 lint: $(READY)  ## Check style, types and the direction of imports.
 	$(BIN)/ruff format --check .
