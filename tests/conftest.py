@@ -17,6 +17,7 @@ from tests.services import (
     new_shared_warehouse,
     object_store,
     postgresql_server,
+    skip_or_fail,
 )
 from warehouse.connection import Lake, WarehouseSettings
 from warehouse.rules import ValidationSettings
@@ -169,8 +170,7 @@ def landing(request, new_landing):
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[PostgresqlServer]:
     """A PostgreSQL server for the session."""
-    if missing := missing_for_postgresql():
-        pytest.skip(missing)
+    skip_or_fail(missing_for_postgresql())
     with postgresql_server() as server:
         yield server
 
@@ -178,8 +178,7 @@ def postgresql() -> Iterator[PostgresqlServer]:
 @pytest.fixture(scope="session")
 def s3() -> Iterator[ObjectStore]:
     """An object store for the session."""
-    if missing := missing_for_object_store():
-        pytest.skip(missing)
+    skip_or_fail(missing_for_object_store())
     with object_store() as store:
         yield store
 

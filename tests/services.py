@@ -85,6 +85,14 @@ def end_sessions(url: str, application: str) -> None:
         )
 
 
+def skip_or_fail(missing: str | None) -> None:
+    """Skip a test that lacks a server, or fail it where all of them must be there, as in CI."""
+    if missing and os.environ.get("NIGHTWARDEN_TEST_SERVERS") == "required":
+        pytest.fail(missing)
+    if missing:
+        pytest.skip(missing)
+
+
 def find_program(name: str) -> str | None:
     """Find a program of PostgreSQL: on the path, or where Debian keeps it."""
     places = sorted(glob.glob(f"/usr/lib/postgresql/*/bin/{name}"), reverse=True)  # noqa: PTH207

@@ -17,6 +17,7 @@ from tests.services import (
     missing_for_postgresql,
     new_shared_warehouse,
     postgresql_server,
+    skip_or_fail,
 )
 from warehouse.connection import Lake, has_lake
 from warehouse.errors import BusyError, SettingsError, WarehouseError
@@ -166,8 +167,7 @@ def start_anew(server):
 
 
 def test_lake_goes_on_after_its_server_was_started_anew(s3, tmp_path, monkeypatch):
-    if missing := missing_for_postgresql():
-        pytest.skip(missing)
+    skip_or_fail(missing_for_postgresql())
     for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     with postgresql_server() as server:

@@ -12,8 +12,7 @@ import pytest
 from pydantic import ValidationError
 from sqlalchemy import create_engine, make_url
 
-from tests.services import missing_for_postgresql, postgresql_server
-from warehouse.connection import load_extension
+from tests.services import missing_for_postgresql, postgresql_server, skip_or_fail
 from warehouse.errors import BusyError, SettingsError, SourceError
 
 DAY = date(2026, 1, 15)
@@ -222,11 +221,6 @@ def test_reading_again_after_a_failure_works(landing):
 @pytest.fixture
 def postgres_table(postgres_url):
     """A table of two days on a real server; gives the connection text for DuckDB."""
-    try:
-        with duckdb.connect() as connection:
-            load_extension(connection, "postgres_scanner")
-    except Exception as error:  # noqa: BLE001 (whatever the reason, the test says it)
-        pytest.skip(f"the test needs DuckDB's PostgreSQL scanner: {error}")
     engine = create_engine(postgres_url)
     with engine.begin() as connection:
         connection.exec_driver_sql("DROP TABLE IF EXISTS payments")
@@ -296,8 +290,7 @@ def test_address_that_cannot_be_read_keeps_its_password(landing, dsn):
 
 def test_postgres_that_dies_in_the_middle_of_a_read_is_tried_again(landing, caplog):
     """The server's crash is no mistake of the user, and no text of it tells the password."""
-    if missing := missing_for_postgresql():
-        pytest.skip(missing)
+    skip_or_fail(missing_for_postgresql())
     landing.source = {"format": "postgres", "table": "slow", "date_column": "time"}
     with postgresql_server() as server:
         with psycopg.connect(server.url) as connection:

@@ -4,8 +4,9 @@ import re
 import shutil
 from contextlib import contextmanager
 
-import pytest
 from playwright.sync_api import Error, sync_playwright
+
+from tests.services import skip_or_fail
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
@@ -42,12 +43,12 @@ def open_browser():
     """
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
-        pytest.skip(f"browser tests need Chromium; none of {', '.join(NAMES)} is installed")
+        skip_or_fail(f"browser tests need Chromium; none of {', '.join(NAMES)} is installed")
     with sync_playwright() as playwright:
         try:
             browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         except Error as error:
-            pytest.skip(f"Chromium does not start here: {error.message.splitlines()[0]}")
+            skip_or_fail(f"Chromium does not start here: {error.message.splitlines()[0]}")
         yield browser
         browser.close()
 
