@@ -44,9 +44,10 @@ bench: $(READY)  ## Measure beside LightGBM and PyOD on your copies of the data:
 	$(BIN)/python benchmarks/adbench.py --data $(ADBENCH)
 	$(BIN)/python benchmarks/throughput.py
 
-docs: $(READY)  ## Write the generated pages of docs/.
+docs: $(READY)  ## Write the generated pages of docs/ and prefect.yaml.
 	$(BIN)/python -c 'from pathlib import Path; from warehouse.schema import describe_markdown as d; Path("docs/schema.md").write_text(d())'
 	$(BIN)/python -c 'from pathlib import Path; from tasks.features import describe_markdown as d; Path("docs/features.md").write_text(d())'
+	$(BIN)/python -c 'from pathlib import Path; from flows.deployments import describe_yaml as d; Path("prefect.yaml").write_text(d())'
 
 clean:  ## Remove what the targets made.
 	rm -rf demo .venv

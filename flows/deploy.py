@@ -217,7 +217,7 @@ class _Deployer:
                 grace_period_seconds=GRACE_SECONDS,
             ),
             "parameters": {"config": str(config) if config else None},
-            "parameter_openapi_schema": parameter_schema(flow).model_dump_for_openapi(),
+            "parameter_openapi_schema": parameter_schema(flow).model_dump(exclude_unset=True),
         }
 
     def _set_schedule(self, found: Any, wanted: CronSchedule | None) -> None:  # noqa: ANN401 (Prefect's answer)

@@ -97,6 +97,8 @@ def _describe(one: Deployment) -> str:
         "      limit: 1",
         "      collision_strategy: ENQUEUE",
         f"      grace_period_seconds: {GRACE_SECONDS}",
+        "    parameters:",
+        "      config: null",
         "    work_pool:",
         f"      name: {one.pool}",
         f"      work_queue_name: {one.name}",

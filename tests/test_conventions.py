@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from flows.cli import app
+from flows.deployments import describe_yaml
 from flows.settings import Settings
 from models.registry import REGISTRY
 from tasks.features import describe_markdown as describe_features
@@ -30,7 +31,11 @@ ROOT = Path(__file__).parents[1]
 PACKAGES = ("desk", "flows", "tasks", "models", "warehouse")
 MODULES = sorted(file for name in PACKAGES for file in (ROOT / name).rglob("*.py"))
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
-GENERATED = {"docs/schema.md": describe_schema, "docs/features.md": describe_features}
+GENERATED = {
+    "docs/schema.md": describe_schema,
+    "docs/features.md": describe_features,
+    "prefect.yaml": describe_yaml,
+}
 SUPPRESSION = re.compile(r"#\s*(noqa\b|type:\s*ignore\b)(?P<rule>:\s*[A-Z0-9, ]+|\[[\w, -]+\])?")
 
 

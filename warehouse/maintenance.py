@@ -21,6 +21,8 @@ class MergedFiles:
 def merge_small_files(lake: Lake) -> list[MergedFiles]:
     """Merge the small files of each table, under the commit lock for one table at a time.
 
+    Where files hold one day each, only those of the same day are merged.
+
     Returns:
         The tables of which files were merged.
     """

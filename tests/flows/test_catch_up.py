@@ -1,0 +1,192 @@
+"""Nights that are due: oldest first, each once, none beyond the last finished day; a bad one alone."""
+
+from datetime import UTC, date, datetime, time, timedelta
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
+from prefect.flow_engine import run_flow
+from prefect.states import Scheduled
+
+from flows.catch_up import CaughtUp, plan_nights, run_due_nights, wait_for_day
+from flows.days import days_between
+from flows.ingest import ingest
+from flows.nightly import nightly
+from flows.settings import Settings
+from flows.train import train
+from tests.flows.conftest import CONFIG, day
+from tests.flows.contents import queued_as_flagged, read_contents
+from warehouse.connection import Lake
+from warehouse.errors import DayMissingError, DayRefusedError, NightsFailedError
+from warehouse.ledger import PartitionRun, due_nights, is_queued_after_landing
+
+LOOKBACK = timedelta(days=3)
+OUTCOMES = {"missing": DayMissingError, "refused": DayRefusedError, "failed": RuntimeError}
+
+
+class _World:
+    """A ledger in memory, and what becomes of each day that is tried."""
+
+    def __init__(self, fates: list[str]) -> None:
+        self.days = [date(2026, 1, 1) + timedelta(days=n) for n in range(len(fates))]
+        self.fates = dict(zip(self.days, fates, strict=True))
+        self.states: dict[tuple[date, str], PartitionRun] = {}
+        self.moment = datetime(2026, 2, 1, tzinfo=UTC)
+        self.ran: list[date] = []
+
+    def note(self, night: date, stage: str) -> None:
+        self.moment += timedelta(minutes=1)
+        self.states[night, stage] = PartitionRun(
+            night, stage, "done", self.moment, "", model_version="1", finished_at=self.moment
+        )
+
+    def is_done(self, night: date) -> bool:
+        return is_queued_after_landing(self.states, night, lookback=LOOKBACK)
+
+    def catch_up(self, last: date) -> CaughtUp:
+        waited: list[date] = []
+
+        def plan() -> list:
+            return due_nights(self.states, days_between(self.days[0], last), lookback=LOOKBACK)
+
+        def run(night) -> object:
+            assert not self.is_done(night.day), "a night that is done is not done again"
+            assert night.day <= last
+            assert night.day != last or waited == [last]
+            self.ran.append(night.day)
+            if self.fates[night.day] in OUTCOMES:
+                raise OUTCOMES[self.fates[night.day]](f"no {night.day}")
+            self.note(night.day, "ingest")
+            self.note(night.day, "enqueue")
+            return night.day
+
+        return run_due_nights(plan, run, waited.append, last)
+
+
+fates = st.lists(st.sampled_from(["good", *OUTCOMES]), min_size=1, max_size=10)
+
+
+@given(
+    fates=fates, done=st.sets(st.integers(0, 9)), late=st.lists(st.integers(0, 9)), cut=st.data()
+)
+def test_due_nights_are_done_in_order_and_once(fates, done, late, cut):
+    world = _World(fates)
+    for number, night in enumerate(world.days):
+        if number in done:
+            world.note(night, "ingest")
+            world.note(night, "enqueue")
+    for number in late:
+        if number < len(world.days):
+            world.note(world.days[number], "ingest")
+    last = cut.draw(st.sampled_from(world.days))
+    due = [night for night in world.days if night <= last and not world.is_done(night)]
+    found = world.catch_up(last)
+    assert world.ran == sorted(world.ran)
+    assert set(due) <= set(world.ran)
+    for night in world.days:
+        if night <= last and world.fates[night] == "good":
+            assert world.is_done(night)
+    assert {(p.day, p.kind) for p in found.problems} == {
+        (night, world.fates[night]) for night in world.ran if world.fates[night] != "good"
+    }
+    tried, world.ran = world.ran, []
+    again = world.catch_up(last)
+    assert again.done == []
+    assert world.ran == [night for night in tried if world.fates[night] != "good"]
+
+
+def test_day_is_waited_for_until_it_comes_or_the_time_is_over(tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "nightwarden.toml").write_text(CONFIG)
+    source = Settings.read(tmp_path / "nightwarden.toml", {}).source
+    begin = now = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += timedelta(seconds=seconds)
+        if now >= begin + timedelta(minutes=5):
+            (tmp_path / "in" / "2026-02-28.csv").touch()
+
+    def wait(night: date, minutes: int) -> timedelta:
+        started = now
+        until = now + timedelta(minutes=minutes)
+        wait_for_day(source, night, until, clock=lambda: now, sleep=sleep)
+        return now - started
+
+    assert wait(date(2026, 2, 28), 0) == timedelta(0)
+    assert wait(date(2026, 2, 28), 60) == timedelta(minutes=5)
+    assert wait(date(2026, 2, 28), 60) == timedelta(0)
+    assert wait(date(2026, 2, 27), 2) == timedelta(minutes=2)
+
+
+def run_after(night: date, config: Path) -> CaughtUp:
+    """Run what was scheduled for three o'clock after a day, however late it is by now."""
+    moment = datetime.combine(night + timedelta(days=1), time(3), UTC)
+    given = {"config": config}
+    with get_client(sync_client=True) as client:
+        planned = client.create_flow_run(
+            nightly, parameters={"config": str(config)}, state=Scheduled(scheduled_time=moment)
+        )
+    found = run_flow(nightly, flow_run=planned, parameters=given)
+    assert isinstance(found, CaughtUp)
+    return found
+
+
+def snapshot(config: Path) -> int:
+    with Lake.open(Settings.read(config).warehouse) as lake:
+        return lake.snapshot_id()
+
+
+def done_by(found: CaughtUp) -> list[tuple[date, str]]:
+    return [(report.scored.day, report.scored.model_version) for report in found.done]
+
+
+def run_names(part: str) -> set[str]:
+    with get_client(sync_client=True) as client:
+        named = FlowRunFilter(name=FlowRunFilterName(like_=part))
+        return {run.name for run in client.read_flow_runs(flow_run_filter=named)}
+
+
+@pytest.mark.slow
+def test_missed_nights_are_caught_up_and_bad_ones_stop_no_other(project: Path):
+    folder = project.parent / "in"
+    assert done_by(run_after(day(0), project)) == [(day(0), "1")]  # a new project begins here
+    missing = (folder / f"{day(1)}.csv").rename(folder / "late.csv")
+    refused = folder / f"{day(3)}.csv"
+    whole = refused.read_text()
+    refused.write_text("".join(whole.splitlines(keepends=True)[:4]))
+    with pytest.raises(NightsFailedError, match=f"missing {day(1)}; refused {day(3)};") as told:
+        run_after(day(4), project)
+    assert "2 of 4 nights" in str(told.value)
+    assert run_names("nightly up to") >= {f"nightly up to {day(4)}"}
+    assert run_names("nightly 2026") >= {f"nightly {day(n)}" for n in range(5)}
+
+    missing.rename(folder / f"{day(1)}.csv")
+    refused.write_text(whole)
+    train(project, day(1))
+    promoted = Settings.read(project)
+    with promoted.context().closing() as context:
+        context.registry().set_alias("2", "champion")
+    found = done_by(run_after(day(4), project))  # what looks back on a late day is done anew
+    assert found == [(day(1), "2"), (day(2), "1"), (day(3), "2"), (day(4), "1")]
+    contents, before = read_contents(project), snapshot(project)
+    assert queued_as_flagged(contents)
+    assert done_by(run_after(day(4), project)) == []
+    assert (snapshot(project), read_contents(project)) == (before, contents)
+
+
+def test_backfilled_nights_and_those_before_the_first_are_not_due(project: Path):
+    settings = Settings.read(project)
+    with settings.context().closing() as context:
+        plan = plan_nights(context, day(3), catch_up_days=14)
+    assert [night.day for night in plan] == [day(3)]
+    nightly(project, day(1))
+    ingest(project, day(2), day(2))
+    with settings.context().closing() as context:
+        plans = {n: plan_nights(context, day(n), catch_up_days=2) for n in (0, 1, 2, 5)}
+    assert [night.day for night in plans[0] + plans[1]] == []
+    assert [night.day for night in plans[2]] == [day(2)]
+    assert [night.day for night in plans[5]] == [day(4), day(5)]
