@@ -1,6 +1,9 @@
 """Keep the lake quick to read: many small files of a table become few; nothing is lost or expired.
 
-The files that were merged stay on disk for those who read them now, and for the lake's past.
+The files that were merged stay on disk for those who read them now, and for the lake's past. What
+the catalog says of them goes, and DuckDB reads an SQLite catalog over several connections: a
+transaction that has begun to read before a merge may find fewer rows after it. So whoever reads
+the lake does so in single statements, outside a transaction, or under the commit lock.
 """
 
 from dataclasses import dataclass
