@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from flows.engine import QUIET
 
 TAG = "nightwarden"
-GRACE_SECONDS = 600  # for a worker to start a run before the deployment's slot is free again
+GRACE_SECONDS = 120  # for a worker to start a run before the deployment's slot is free again
 JOB_ENVIRONMENT = {
     **QUIET,
     "PREFECT_LOGGING_EXTRA_LOGGERS": "flows,tasks,models,warehouse",
