@@ -11,7 +11,7 @@ from uuid import uuid4
 
 import pytest
 
-MARK = "NIGHTWARDEN_TEST_MARK"
+MARK = "MARK_OF_A_TEST"  # no setting: those begin with NIGHTWARDEN_
 DRIVER = """
 import os, sys
 from pathlib import Path
