@@ -19,6 +19,7 @@ from flows.settings import Settings
 from flows.train import train
 from tests.flows.conftest import CONFIG, day
 from tests.flows.contents import queued_as_flagged, read_contents
+from tests.flows.processes import finish, kill_after, start
 from warehouse.connection import Lake
 from warehouse.errors import DayMissingError, DayRefusedError, NightsFailedError
 from warehouse.ledger import PartitionRun, due_nights, is_queued_after_landing
@@ -176,6 +177,26 @@ def test_missed_nights_are_caught_up_and_bad_ones_stop_no_other(project: Path):
     assert queued_as_flagged(contents)
     assert done_by(run_after(day(4), project)) == []
     assert (snapshot(project), read_contents(project)) == (before, contents)
+
+
+@pytest.mark.slow
+def test_killed_run_is_finished_by_two_that_overlap(project: Path):
+    run_after(day(0), project)
+    killed = start(run_after, day(2), project)
+    assert kill_after(killed, 6)
+    for process in [start(run_after, day(2), project) for _ in range(2)]:
+        finish(process)
+    contents = read_contents(project)
+    assert queued_as_flagged(contents)
+    assert {row[0] for row in contents["scores"]} == {day(0), day(1), day(2)}
+    assert done_by(run_after(day(2), project)) == []
+
+
+def test_command_without_a_day_says_which_nights_are_not_done(project: Path, run):
+    code, _, messages = run("nightly", "--config", project)
+    assert code == 2
+    told = messages.splitlines()[-1]
+    assert told.startswith("Error: 1 of 1 nights that were due are not done: missing 20")
 
 
 def test_backfilled_nights_and_those_before_the_first_are_not_due(project: Path):

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 from prefect.blocks.system import Secret
 from prefect.settings import PREFECT_API_URL, temporary_settings
@@ -14,8 +15,9 @@ from tests.flows.prefect_service import PrefectService
 KEY = "nightwarden-pseudonym-key"
 
 
-def completed(service: PrefectService) -> list[dict]:
-    runs = service.find("flow_runs", flow_runs={"state": {"type": {"any_": ["COMPLETED"]}}})
+def ended(service: PrefectService) -> list[dict]:
+    states = {"type": {"any_": ["COMPLETED", "FAILED", "CRASHED"]}}
+    runs = service.find("flow_runs", flow_runs={"state": states})
     return [run for run in runs if run["name"].startswith("nightly up to")]
 
 
@@ -32,9 +34,8 @@ def test_cron_schedule_becomes_a_night_by_itself(project: Path, tmp_path: Path):
     """The worker, in another folder, gets the pseudonym key from a Secret block."""
     yesterday = datetime.now(UTC).date() - timedelta(days=1)
     frame = simulate_transactions(start=yesterday, days=2, accounts=80, merchants=40, seed=9)
-    write_days(
-        frame, project.parent / "in", format="csv"
-    )  # the second: midnight may pass meanwhile
+    free = frame.with_columns(pl.col("transaction_id") + 1_000_000)  # the template has the others
+    write_days(free, project.parent / "in", format="csv")  # two, as midnight may pass meanwhile
     key = project.parent / "nightwarden.key"
     secret = key.read_text()
     key.unlink()
@@ -47,12 +48,12 @@ def test_cron_schedule_becomes_a_night_by_itself(project: Path, tmp_path: Path):
         assert done.returncode == 0, done.stderr
         assert "From Secret blocks: NIGHTWARDEN_PSEUDONYM_KEY" in done.stdout
         service.start_worker("cpu", project)
-        service.wait(lambda: completed(service), "a scheduled night", 300)
-        run = completed(service)[0]
+        service.wait(lambda: ended(service), "a scheduled night", 300)
+        run = ended(service)[-1]
         nights = service.find("flow_runs", flow_runs={"parent_flow_run_id": {"any_": [run["id"]]}})
         messages = [(log["name"], log["message"]) for log in service.find("logs", limit=200)]
         artifacts = service.find("artifacts", limit=200)
-    assert run["auto_scheduled"] is True
+    assert (run["auto_scheduled"], run["state_type"]) == (True, "COMPLETED"), messages
     assert run["parameters"] == {"config": None, "day": None, "version": None}
     assert run["name"].replace("up to ", "") in {night["name"] for night in nights}
     contents = read_contents(project)
