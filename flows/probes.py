@@ -67,10 +67,11 @@ class PrefectApi:
         found = self._ask("GET", f"/work_pools/{pool}")
         return isinstance(found, dict) and found.get("status") == "READY"
 
-    def next_run(self, deployment: str) -> datetime | None:
-        """Give when a deployment's next run is scheduled, if one is."""
+    def next_run(self, name: str) -> datetime | None:
+        """Give when the next run of the deployment of a flow is scheduled that has its name."""
         wanted = {
-            "deployments": {"name": {"any_": [deployment]}},
+            "flows": {"name": {"any_": [name]}},
+            "deployments": {"name": {"any_": [name]}},
             "flow_runs": {
                 "state": {"type": {"any_": ["SCHEDULED"]}},
                 "expected_start_time": {"after_": datetime.now(UTC).isoformat()},
