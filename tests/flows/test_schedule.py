@@ -54,7 +54,7 @@ def test_cron_schedule_becomes_a_night_by_itself(project: Path, tmp_path: Path):
         messages = [(log["name"], log["message"]) for log in service.find("logs", limit=200)]
         artifacts = service.find("artifacts", limit=200)
     assert (run["auto_scheduled"], run["state_type"]) == (True, "COMPLETED"), messages
-    assert run["parameters"] == {"config": None, "day": None, "version": None}
+    assert run["parameters"] == {"config": None}
     assert run["name"].replace("up to ", "") in {night["name"] for night in nights}
     contents = read_contents(project)
     assert queued_as_flagged(contents)
