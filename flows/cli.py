@@ -10,7 +10,19 @@ import typer
 from rich.console import Console
 
 from flows import engine, show
-from flows.commands import audit, deploy, desk, feed, labels, models, threshold, up, warehouse
+from flows.commands import (
+    audit,
+    deploy,
+    desk,
+    feed,
+    labels,
+    models,
+    quarantine,
+    queue,
+    threshold,
+    up,
+    warehouse,
+)
 from flows.days import days_between
 from flows.options import (
     DEFAULT_CONFIG,
@@ -20,14 +32,11 @@ from flows.options import (
     Force,
     From,
     Json,
-    Lane,
     MaybeDay,
     MaybeFrom,
     MaybeTo,
     Retrain,
-    State,
     To,
-    open_queue,
     span,
     start_engine,
 )
@@ -40,10 +49,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
 )
-queue_app = typer.Typer(help="Look at the review queue.", no_args_is_help=True)
-quarantine_app = typer.Typer(help="Rows that broke a rule.", no_args_is_help=True)
-app.add_typer(queue_app, name="queue")
-app.add_typer(quarantine_app, name="quarantine")
+app.add_typer(queue.app, name="queue")
+app.add_typer(quarantine.app, name="quarantine")
 app.add_typer(labels.app, name="labels")
 app.add_typer(models.app, name="models")
 app.add_typer(threshold.app, name="threshold")
@@ -181,7 +188,7 @@ def nightly(
     if isinstance(found, NightReport):
         show.night(found, as_json=as_json)
     else:
-        show.nights(found.done, as_json=as_json)
+        show.nights(found, as_json=as_json)
 
 
 @app.command()
@@ -272,115 +279,6 @@ def status(
     with Settings.read(config).context().closing() as context:
         states = day_states(context.lake(), start.date(), end.date())
     show.states(states, as_json=as_json)
-
-
-@queue_app.command("list")
-def queue_list(
-    config: Config = DEFAULT_CONFIG,
-    lane: Annotated[Lane | None, typer.Option(help="Only this lane.")] = None,
-    state: Annotated[State, typer.Option(help="open or closed.")] = State.OPEN,
-    limit: Annotated[int, typer.Option(min=1)] = 20,
-    *,
-    as_json: Json = False,
-) -> None:
-    """List the cases, most suspicious first.
-
-    Example: `nightwarden queue list --lane nightly`
-    """
-    with open_queue(config) as queue:
-        show.cases(queue.cases(lane=lane, state=state, limit=limit), as_json=as_json)
-
-
-@queue_app.command("show")
-def queue_show(
-    case: Annotated[int, typer.Argument(help="The case's number.")],
-    config: Config = DEFAULT_CONFIG,
-    *,
-    as_json: Json = False,
-) -> None:
-    """Show a case: its alerts, each member's score, and the reasons in words.
-
-    Example: `nightwarden queue show 12`
-    """
-    with open_queue(config) as queue:
-        show.case(queue.case(case), as_json=as_json)
-
-
-@queue_app.command("estimate")
-def queue_estimate(
-    start: From, end: To, config: Config = DEFAULT_CONFIG, *, as_json: Json = False
-) -> None:
-    """Estimate precision, recall and missed frauds from what the analysts decided.
-
-    Decisions on flagged transactions say nothing of what was missed; the night's random audit
-    sample (`queue list --lane audit`) does. The intervals say how little a few rows tell.
-
-    Example: `nightwarden queue estimate --from 2026-01-15 --to 2026-01-31`
-    """
-    from flows.settings import Settings
-    from tasks.selective import describe, estimate_from_queue, read_reviewed
-    from warehouse.queue import Queue
-
-    days_between(start.date(), end.date())
-    with (
-        Settings.read(config).context().closing() as context,
-        Queue.open(context.queue_address, create=True) as queue,
-    ):
-        reviewed = read_reviewed(queue, context.lake(), start.date(), end.date())
-    found = estimate_from_queue(*reviewed)
-    if as_json:
-        show.print_json(found)
-        return
-    for text in describe(found):
-        show.line(text)
-
-
-@quarantine_app.command("list")
-def quarantine_list(
-    start: MaybeFrom = None,
-    end: MaybeTo = None,
-    config: Config = DEFAULT_CONFIG,
-    *,
-    as_json: Json = False,
-) -> None:
-    """Count the rows in quarantine by day and rule, with an example.
-
-    Example: `nightwarden quarantine list --from 2026-01-01 --to 2026-01-31`
-    """
-    from flows.settings import Settings
-    from warehouse.quarantine import list_quarantine
-
-    if start and end:
-        days_between(start.date(), end.date())
-    with Settings.read(config).context().closing() as context:
-        found = list_quarantine(
-            context.lake(), start.date() if start else None, end.date() if end else None
-        )
-    show.quarantined(found, as_json=as_json)
-
-
-@quarantine_app.command("replay")
-def quarantine_replay(
-    day: Day,
-    config: Config = DEFAULT_CONFIG,
-    *,
-    to_own_day: Annotated[
-        bool, typer.Option("--to-own-day", help="Publish late rows on the day they happened.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """Judge a day's quarantined rows again, after the mapping was mended, and publish what passes.
-
-    Example: `nightwarden quarantine replay --date 2026-01-15`
-    """
-    from flows.settings import Settings
-    from warehouse.quarantine import replay_quarantine
-
-    with Settings.read(config).context().closing() as context:
-        report = replay_quarantine(
-            context.lake(), context.source, context.validation, day.date(), to_own_day=to_own_day
-        )
-    show.replayed(report, as_json=as_json)
 
 
 @app.command()
