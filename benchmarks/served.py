@@ -21,6 +21,7 @@ PostgreSQL's programs and ``pip install --group served``.
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -453,6 +454,7 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, help="keep logs and settings here")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the servers are ended, too
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)

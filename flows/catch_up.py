@@ -43,22 +43,29 @@ class CaughtUp:
 
     done: list["NightReport"] = field(default_factory=list)
     problems: list[NightProblem] = field(default_factory=list)
+    missing_before: frozenset[date] = frozenset()
+
+    @property
+    def news(self) -> list[NightProblem]:
+        """The problems, but for days that an earlier run has reported as missing."""
+        before = self.missing_before
+        return [p for p in self.problems if p.kind != "missing" or p.day not in before]
 
     def require_all(self) -> None:
-        """Say in one sentence which nights are not done.
+        """Say in one sentence which nights are not done; a missing day is reported once.
 
         Raises:
             NightsFailedError: if there is one.
         """
-        if not self.problems:
+        news = self.news
+        if not news:
             return
-        kinds = dict.fromkeys(problem.kind for problem in self.problems)
+        kinds = dict.fromkeys(problem.kind for problem in news)
         named = "; ".join(
-            f"{kind} {', '.join(str(p.day) for p in self.problems if p.kind == kind)}"
-            for kind in kinds
+            f"{kind} {', '.join(str(p.day) for p in news if p.kind == kind)}" for kind in kinds
         )
         message = (
-            f"{len(self.problems)} of {len(self.problems) + len(self.done)} nights that were due "
+            f"{len(news)} of {len(news) + len(self.done)} nights that were due "
             f"are not done: {named}; the run of each says why, and the next run without a day "
             "tries them again"
         )

@@ -1,7 +1,7 @@
 """The nightly run: a day ingested, scored with the champion, queued; or every night that is due."""
 
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from tasks.steps import (
     score_day,
 )
 from warehouse.errors import UserError
-from warehouse.ledger import DueNight
+from warehouse.ledger import DueNight, note_missing_days
 from warehouse.partitions import IngestReport
 from warehouse.queue_records import EnqueueResult
 
@@ -105,7 +105,10 @@ def _catch_up(file: Path) -> CaughtUp:
     def wait(day: date) -> None:
         wait_for_day(settings.source, day, until)
 
-    return run_due_nights(plan, run, wait, last)
+    outcome = run_due_nights(plan, run, wait, last)
+    missing = [problem.day for problem in outcome.problems if problem.kind == "missing"]
+    with settings.context().closing() as context:
+        return replace(outcome, missing_before=note_missing_days(context.lake(), missing))
 
 
 @flow(name="score")

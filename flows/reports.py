@@ -128,7 +128,7 @@ def tell_of_nights(outcome: "CaughtUp") -> None:
         key="nights",
         description="The nights that were due" if rows else "Every night was done already",
     )
-    for problem in outcome.problems:
+    for problem in outcome.news:
         _tell_of_problem(problem)
 
 

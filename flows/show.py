@@ -16,6 +16,7 @@ from flows.options import Lane
 
 if TYPE_CHECKING:
     from flows.backfill import BackfillReport, DayPlan
+    from flows.catch_up import CaughtUp
     from flows.deploy import Deployed
     from flows.evaluate import EvaluationReport
     from flows.nightly import NightReport
@@ -153,14 +154,16 @@ def night(report: "NightReport", *, as_json: bool) -> None:
         _print_night(report)
 
 
-def nights(done: "list[NightReport]", *, as_json: bool) -> None:
-    """Print what each of the nights did that were due."""
+def nights(found: "CaughtUp", *, as_json: bool) -> None:
+    """Print what each of the nights did that were due, and which days are still missing."""
     if as_json:
-        print_json([_night(report) for report in done])
+        print_json([_night(report) for report in found.done])
         return
-    for report in done:
+    for report in found.done:
         _print_night(report)
-    if not done:
+    for problem in found.problems:
+        line(f"{problem.day} is still missing: {problem.reason}")
+    if not (found.done or found.problems):
         line("Every night that was due is done already")
 
 

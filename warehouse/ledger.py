@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, date, datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
@@ -12,6 +12,9 @@ import duckdb
 
 from warehouse.connection import Lake
 from warehouse.schema import PARTITION_RUNS
+
+ARRIVAL = "arrival"
+"""The stage under which it is noted that a day's data have not come."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,20 @@ def due_nights(
             before = states.get((day, "enqueue"))
             nights.append(DueNight(day, before.model_version if before else None))
     return nights
+
+
+def note_missing_days(lake: Lake, days: Sequence[date]) -> frozenset[date]:
+    """Note the days whose data have not come; give those of which that was noted before."""
+    if not days:
+        return frozenset()
+    states = day_states(lake, min(days), max(days))
+    before = frozenset(day for day in days if (day, ARRIVAL) in states)
+    if new := [day for day in days if day not in before]:
+        started = datetime.now(UTC)
+        with lake.commit() as connection:
+            for day in new:
+                write_run(connection, PartitionRun(day, ARRIVAL, "missing", started, ""))
+    return before
 
 
 def first_night(lake: Lake, lane: str) -> date | None:

@@ -191,8 +191,12 @@ PARTITION_RUNS = Table(
     "one row per finished run of a stage over a day; the newest row of a day and stage is its state",
     (
         EVENT_DATE,
-        Column("stage", "VARCHAR", "ingest, replay, train, score, shadow, enqueue or decisions."),
-        Column("status", "VARCHAR", "done or refused."),
+        Column(
+            "stage",
+            "VARCHAR",
+            "arrival, ingest, replay, train, score, shadow, enqueue or decisions.",
+        ),
+        Column("status", "VARCHAR", "done, refused, or missing: its data have not come."),
         Column("lane", "VARCHAR", "Lane of the queue, for stages that queue.", nullable=True),
         Column("rows_in", "BIGINT", "Rows read.", "rows"),
         Column("rows_out", "BIGINT", "Rows written.", "rows"),

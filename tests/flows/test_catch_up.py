@@ -199,6 +199,19 @@ def test_command_without_a_day_says_which_nights_are_not_done(project: Path, run
     assert told.startswith("Error: 1 of 1 nights that were due are not done: missing 20")
 
 
+def test_missing_day_fails_one_run_and_is_listed_by_the_next(project: Path, run):
+    (project.parent / "in" / f"{day(0)}.csv").unlink()
+    with pytest.raises(NightsFailedError, match=f"missing {day(0)}"):
+        run_after(day(0), project)
+    found = run_after(day(0), project)
+    assert [(p.day, p.kind) for p in found.problems] == [(day(0), "missing")]
+    assert found.news == []
+    run("nightly", "--config", project)
+    code, output, _ = run("nightly", "--config", project)
+    assert code == 0
+    assert "is still missing: no file for 20" in output
+
+
 def test_backfilled_nights_and_those_before_the_first_are_not_due(project: Path):
     settings = Settings.read(project)
     with settings.context().closing() as context:
