@@ -35,7 +35,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the servers are those of the tests
 
 import polars as pl
-from served_secrets import find_planted
+from served_secrets import find_texts
 from served_stack import BIN, Host, Servers, servers
 
 from flows.settings import Settings
@@ -178,9 +178,14 @@ def play(scenario: Scenario, days: list[date]) -> None:
     planted += rows["account"].unique().to_list() + rows["card_number"].unique().to_list()
     for host in (scenario.cpu, scenario.gpu, scenario.servers.host):
         host.stop()
-    places, looked = find_planted(scenario.servers, planted, scenario.cpu, scenario.gpu)
-    scenario.say("secrets", "places looked into", looked)
-    scenario.say("secrets", "planted secrets found", places, right=not places)
+    name, merchant = f"nightly {days[-1]}", rows["merchant_id"].unique().sort()[0]
+    known = [name, f"'{merchant}'"]  # to show that what is there is found
+    found = find_texts(scenario.servers, [*planted, *known], scenario.cpu, scenario.gpu)
+    for text in known:
+        places = sorted({place.rpartition("/")[0] or place for place in found.pop(text)})
+        scenario.say("secrets", f"{text} is found in", places[:6], right=bool(places))
+    where = sorted({place for places in found.values() for place in places})
+    scenario.say("secrets", f"{len(planted)} planted texts found in", where, right=not where)
 
 
 def prepare(scenario: Scenario, days: list[date]) -> None:

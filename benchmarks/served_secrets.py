@@ -12,19 +12,18 @@ from served_stack import Host, Servers
 from tests.services import find_program
 
 
-def find_planted(servers: Servers, planted: Sequence[str], *hosts: Host) -> tuple[list[str], int]:
-    """Find the places that hold a planted text, in clear or compressed; gives how many were read.
+def find_texts(servers: Servers, texts: Sequence[str], *hosts: Host) -> dict[str, list[str]]:
+    """Give for each text the places that hold it.
 
     Looks into every file of the hosts but the source's own, a dump of every database, and every
     object of the store, Parquet files as decoded rows.
     """
-    needles = [text.encode() for text in planted]
-    found, looked = [], 0
+    found: dict[str, list[str]] = {text: [] for text in texts}
     for place, content in all_places(servers, hosts):
-        looked += 1
-        if any(needle in content for needle in needles):
-            found.append(place)
-    return found, looked
+        for text, places in found.items():
+            if text.encode() in content:
+                places.append(place)
+    return found
 
 
 def all_places(servers: Servers, hosts: Iterable[Host]) -> Iterator[tuple[str, bytes]]:
