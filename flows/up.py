@@ -27,6 +27,8 @@ POOLS = ("cpu", "gpu")
 STAGES = (("desk", *(f"worker-{pool}" for pool in POOLS)), ("mlflow",), ("prefect",))
 NIGHTWARDEN = (sys.executable, "-c", "from flows.cli import main; main()")
 DESK_ADDRESS = re.compile(r"The review desk is at (\S+);.*\n")
+# Which runs hold their deployment's slot is still known after the server was started anew.
+LEASES = "prefect.server.concurrency.lease_storage.filesystem"
 SCHEDULE_SECONDS = 15.0  # after which a scheduler that has anything to schedule has done so
 
 
@@ -147,7 +149,10 @@ class Site:
         servers = []
         if self._prefect_port is not None:
             words = f"-m prefect server start --host {HOST} --port {self._prefect_port}"
-            told = {"PREFECT_UI_API_URL": self._api_address}  # else the pages ask port 4200
+            told = {
+                "PREFECT_UI_API_URL": self._api_address,  # else the pages ask port 4200
+                "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES,
+            }
             command = [sys.executable, *words.split()]
             servers.append(Service("prefect", command, told | self._environment))
         command = [*NIGHTWARDEN, "desk", "--port", str(self._desk_port)]
