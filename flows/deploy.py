@@ -49,10 +49,14 @@ SECRETS = (
 
 @dataclass(frozen=True)
 class Wishes:
-    """How to deploy: when each deployment runs, where its settings are, who is notified."""
+    """How to deploy: when each deployment runs, where its settings are, who is notified.
+
+    Those not in ``chosen`` keep the schedule that the server has for them.
+    """
 
     crons: dict[str, str | None]
     time_zone: str
+    chosen: frozenset[str] = frozenset()
     worker_config: Path | None = None
     notify: str | None = None
 
@@ -194,8 +198,12 @@ class _Deployer:
             )
             return f"made, {when}"
         self._client.update_deployment(found.id, DeploymentUpdate(**given))
-        self._set_schedule(found, schedule)
-        return f"updated, {when}" + (", paused" if found.paused else "")
+        paused = ", paused" if found.paused else ""
+        if one.name in self._wishes.chosen:
+            self._set_schedule(found, schedule)
+            return f"updated, {when}{paused}"
+        self._set_schedule(found, found.schedules[0].schedule if found.schedules else None)
+        return f"updated, schedule as before{paused}"
 
     def _settings_of(self, one: Deployment, flow: Any) -> dict[str, Any]:  # noqa: ANN401 (any flow)
         opened = {
@@ -220,7 +228,7 @@ class _Deployer:
             "parameter_openapi_schema": parameter_schema(flow).model_dump(exclude_unset=True),
         }
 
-    def _set_schedule(self, found: Any, wanted: CronSchedule | None) -> None:  # noqa: ANN401 (Prefect's answer)
+    def _set_schedule(self, found: Any, wanted: Any) -> None:  # noqa: ANN401 (Prefect's answer, any schedule)
         """Leave one schedule, or none; one that somebody switched off stays so."""
         kept, *twins = found.schedules or [None]
         for twin in twins:

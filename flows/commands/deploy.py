@@ -40,7 +40,8 @@ def deploy(  # noqa: PLR0913 (a command has as many parameters as it has options
     """Make the scheduled deployments on the Prefect server that PREFECT_API_URL names.
 
     Makes or updates work pools, queues, deployments with their schedules, and automations; a
-    deployment or schedule that somebody paused stays so. Secrets that the server has as Secret
+    deployment or schedule that somebody paused stays so, and one that exists keeps its schedule
+    where no option names another. Secrets that the server has as Secret
     blocks, such as nightwarden-source-dsn, are handed to the runs.
 
     Example: `nightwarden deploy --cron "30 3 * * *" --time-zone Europe/Berlin`
@@ -60,4 +61,5 @@ def deploy(  # noqa: PLR0913 (a command has as many parameters as it has options
     from flows.deploy import Wishes
     from flows.deploy import deploy as make
 
-    show.deployed(make(Wishes(crons, zone, worker_config, notify)), as_json=as_json)
+    chosen = frozenset(crons if time_zone else asked)
+    show.deployed(make(Wishes(crons, zone, chosen, worker_config, notify)), as_json=as_json)

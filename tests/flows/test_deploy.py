@@ -112,7 +112,10 @@ def test_schedule_that_is_given_up_is_removed(client: SyncPrefectClient, config:
     assert run("deploy", "--config", config, "--cron", "")[0] == 0
     assert look(client)["nightly/nightly"]["schedules"] == []
     assert run("deploy", "--config", config, "--cron", "0 4 * * *", "--time-zone", "UTC")[0] == 0
-    assert look(client)["nightly/nightly"]["schedules"] == [("0 4 * * *", "UTC", True)]
+    chosen = [("0 4 * * *", "UTC", True)]
+    assert look(client)["nightly/nightly"]["schedules"] == chosen
+    assert run("deploy", "--config", config)[0] == 0  # as nightwarden up does each time
+    assert look(client)["nightly/nightly"]["schedules"] == chosen
 
 
 def test_secret_blocks_are_named_and_never_opened(client: SyncPrefectClient, config: Path, run):
