@@ -11,6 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from tasks.context import Context
 from tasks.steps import choose_device, score_with
 from tasks.tracking import RegisteredModel, Registry
+from warehouse.errors import safe_text
 from warehouse.ledger import PartitionRun, day_states, write_run
 from warehouse.scores import is_shadowed, replace_shadow_scores
 
@@ -57,7 +58,7 @@ def shadow_day(context: Context, day: date) -> ShadowedDay | None:
             return None
         return _score(context, registry, day, challenger, started)
     except Exception as error:  # noqa: BLE001 (whatever is wrong with it, the night must go on)
-        logger.warning("%s could not be scored in the shadow: %s", day, error)
+        logger.warning("%s could not be scored in the shadow: %s", day, safe_text(error))
         _note_failure(context, day, challenger, started, error)
         return None
 
@@ -100,7 +101,7 @@ def _note_failure(
         started,
         context.scoring_digest(),
         model_version=challenger.version if challenger else None,
-        error=f"{type(error).__name__}: {error}",
+        error=safe_text(error),
     )
     with suppress(Exception):  # the lake itself may be what is wrong; the warning is out
         lake = context.lake()

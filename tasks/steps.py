@@ -32,7 +32,7 @@ from tasks.tensors import frame_digest
 from tasks.tracking import Bundle
 from tasks.training_data import FeatureRequest, load_rows
 from warehouse.account_transactions import STORY_DAYS, STORY_ROWS, keep_transactions
-from warehouse.errors import BusyError, SettingsError, SourceError, UserError
+from warehouse.errors import BusyError, SettingsError, SourceError, UserError, safe_text
 from warehouse.labels import COLLECTED, last_collected_decision, record_decisions
 from warehouse.ledger import PartitionRun, day_states, find_repeated, is_queued, write_run
 from warehouse.partitions import IngestReport, land_day
@@ -60,16 +60,16 @@ def _may_pass(error: Exception) -> bool:
 logger = logging.getLogger(__name__)
 
 NIGHTLY, AUDIT = "nightly", "audit"
+STORE_PAUSES = (5.0, 30.0, 120.0)
+"""Seconds between tries: a step, and half an hour's training, wait for a store that starts again."""
 RETRIED: dict[str, Any] = {
     "cache_policy": NO_CACHE,
-    "retries": 2,
-    "retry_delay_seconds": 5,
+    "retries": len(STORE_PAUSES),
+    "retry_delay_seconds": list(STORE_PAUSES),
     "retry_condition_fn": may_pass,
 }
 TRAINED: dict[str, Any] = {"cache_policy": NO_CACHE, "retries": 0}
 """A seeded training that fails would fail again; only what it asks of the stores is tried again."""
-STORE_PAUSES = (5.0, 30.0, 120.0)
-"""Seconds between tries: half an hour's training waits for a store that starts again."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,9 @@ def train_as_of(context: Context, as_of: date, *, aliased: bool) -> TrainedModel
     )
     tags = {**training.record.tags, "settings_digest": context.training_digest()}
     training = replace(training, record=replace(training.record, tags=tags))
-    version, alias = _patiently(lambda: _register(context, training, aliased=aliased))
+    version = _patiently(lambda: _register(context, training))
+    # apart from registering: what fails here must not register the model once more
+    alias = _patiently(lambda: _give_alias(context, version)) if aliased else None
     run = _training_run(context, training, started, version)
     _patiently(lambda: _note(context, run))
     return TrainedModel(
@@ -204,22 +206,26 @@ def _patiently(ask: Callable[[], Result]) -> Result:
         except Exception as error:
             if not _may_pass(error):
                 raise
-            # a driver's own words may hold a secret
-            told = error if isinstance(error, UserError) else type(error).__name__
-            logger.warning("%s; trying again in %g s", told, seconds)
+            logger.warning("%s; trying again in %g s", safe_text(error), seconds)
             time.sleep(seconds)
     return ask()
 
 
-def _register(context: Context, training: Training, *, aliased: bool) -> tuple[str, str | None]:
-    """Register a trained model; give its version and its alias."""
-    registry, alias = context.registry(), None
+def _register(context: Context, training: Training) -> str:
+    registry = context.registry()
     with registry.locked():
-        version = registry.register(training.bundle, training.record, training.example)
-        if aliased:
-            alias = "challenger" if registry.find("champion") else "champion"
-            registry.set_alias(version, alias)
-    return version, alias
+        return registry.register(training.bundle, training.record, training.example)
+
+
+def _give_alias(context: Context, version: str) -> str:
+    """Make a version the champion where there is no other, else the challenger; give its alias."""
+    registry = context.registry()
+    with registry.locked():
+        champion = registry.find("champion")
+        is_first = champion is None or champion.version == version  # this may be the second try
+        alias = "champion" if is_first else "challenger"
+        registry.set_alias(version, alias)
+    return alias
 
 
 def _training_run(

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -204,26 +204,29 @@ class Registry:
                 return self._register(record, experiment, Path(folder) / "model")
 
     def _register(self, record: TrainingRecord, experiment: str, folder: Path) -> str:
-        run_id = self._log_run(record, experiment)
-        self.client.log_artifacts(run_id, str(folder), "model")
+        run = self.client.create_run(experiment, None, dict(record.tags), f"as-of-{record.as_of}")
+        run_id = str(run.info.run_id)
+        try:
+            self._log_figures(record, run_id, run.info.start_time)
+            self.client.log_artifacts(run_id, str(folder), "model")
+            self.client.set_terminated(run_id)
+            return self._name_version(record, run_id, folder)
+        except Exception:
+            with suppress(Exception):  # the store may be what is away; the first error is told
+                self.client.set_terminated(run_id, "FAILED")
+            raise
+
+    def _name_version(self, record: TrainingRecord, run_id: str, folder: Path) -> str:
+        """Make a version of a run's model; nothing may fail after it, or it would be made twice."""
         if not self.client.search_registered_models(f"name = '{MODEL_NAME}'"):
             self.client.create_registered_model(MODEL_NAME)
-        digest = bundle_digest(folder.parent / BUNDLE)
+        digest, source = bundle_digest(folder.parent / BUNDLE), f"runs:/{run_id}/model"
         tags = {"as_of": record.as_of.isoformat(), DIGEST: digest, **record.tags}
-        source = f"runs:/{run_id}/model"
-        version = self.client.create_model_version(MODEL_NAME, source, run_id, tags=tags)
-        self.client.set_terminated(run_id)
-        return str(version.version)
+        return str(self.client.create_model_version(MODEL_NAME, source, run_id, tags=tags).version)
 
-    def _log_run(self, record: TrainingRecord, experiment: str) -> str:
+    def _log_figures(self, record: TrainingRecord, run_id: str, now: int) -> None:
         from mlflow.entities import Metric, Param
 
-        run = self.client.create_run(
-            experiment,
-            tags=dict(record.tags),
-            run_name=f"as-of-{record.as_of.isoformat()}",
-        )
-        run_id, now = str(run.info.run_id), run.info.start_time
         params = [Param(name, str(value)) for name, value in record.parameters.items()]
         metrics = [Metric(name, figure, now, 0) for name, figure in record.metrics.items()]
         for name, curve in record.curves.items():
@@ -233,7 +236,6 @@ class Registry:
             self.client.log_batch(run_id, params=params[start : start + 100])
         for start in range(0, len(metrics), 1000):
             self.client.log_batch(run_id, metrics=metrics[start : start + 1000])
-        return run_id
 
     def experiment(self) -> str:
         """Find the experiment whose files lie where they should; for another place, make one.

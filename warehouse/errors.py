@@ -38,3 +38,8 @@ class BusyError(WarehouseError):
 
 class ModelMissingError(UserError):
     """No registered model can score this day."""
+
+
+def safe_text(error: Exception) -> str:
+    """Give the text of an error that a user can mend, else its type: a driver's may hold a secret."""
+    return str(error) if isinstance(error, UserError) else type(error).__name__

@@ -9,14 +9,14 @@ import pytest
 from prefect import flow, task
 
 from flows import engine
-from tasks.steps import RETRIED
+from tasks.steps import RETRIED, score_day
 from warehouse.errors import SourceError
 
 ROOT = Path(__file__).parents[2]
 AT_ONCE = RETRIED | {"retry_delay_seconds": 0}
 
 
-@pytest.mark.parametrize(("error", "tries"), [(SourceError, 1), (OSError, 3)])
+@pytest.mark.parametrize(("error", "tries"), [(SourceError, 1), (OSError, 4)])
 def test_trouble_is_tried_again_and_a_mistake_is_not(error, tries):
     calls = []
 
@@ -34,13 +34,18 @@ def test_trouble_is_tried_again_and_a_mistake_is_not(error, tries):
     assert len(calls) == tries
 
 
+def test_step_waits_for_a_database_that_takes_minutes_to_come_back():
+    assert score_day.retry_delay_seconds == [5.0, 30.0, 120.0]
+    assert score_day.retries == len(score_day.retry_delay_seconds)
+
+
 def test_trouble_that_passes_is_done():
     calls = []
 
     @task(**AT_ONCE)
     def pass_at_last() -> str:
         calls.append(1)
-        if len(calls) < 3:
+        if len(calls) < 4:
             raise OSError("busy")
         return "done"
 

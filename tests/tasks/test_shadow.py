@@ -139,7 +139,7 @@ def test_failure_is_told_and_noted_and_the_night_goes_on(context, caplog):
     assert f"{AS_OF} could not be scored in the shadow: model version 2 cannot be" in caplog.text
     run = run_of(context)
     assert (run.status, run.model_version, run.rows_out) == ("refused", "2", 0)
-    assert run.error.startswith("ModelMissingError: model version 2 cannot be loaded")
+    assert run.error.startswith("model version 2 cannot be loaded")
     assert score_day.fn(context, AS_OF).model_version == "1"
     files.with_name("away").rename(files)
     assert shadow_day.fn(context, AS_OF).changed
@@ -175,6 +175,18 @@ def test_failure_that_cannot_even_be_noted_stops_no_night(context, caplog):
     with caplog.at_level(logging.WARNING):
         assert shadow_day.fn(context, AS_OF) is None
     assert "could not be scored in the shadow" in caplog.text
+
+
+def test_drivers_words_are_neither_told_nor_noted(context, caplog):
+    connection = context.lake().connection
+    connection.execute("ALTER TABLE lake.transactions RENAME COLUMN merchant_id TO planted_secret")
+    with pytest.raises(pl.exceptions.PolarsError, match="planted_secret"):
+        score_day.fn(context, AS_OF)
+    assert shadow_day.fn(context, AS_OF) is None
+    assert f"{AS_OF} could not be scored in the shadow: " in caplog.text
+    noted = run_of(context).error
+    assert noted == "ColumnNotFoundError", "the kind of error alone"
+    assert "planted_secret" not in caplog.text
 
 
 def test_unpublished_day_is_a_failure(context):

@@ -2,8 +2,13 @@
 
 import asyncio
 import logging
+import shutil
+import sqlite3
+import threading
+import time
 from dataclasses import replace
-from datetime import UTC, datetime, time, timedelta
+from datetime import UTC, datetime, timedelta
+from datetime import time as time_of_day
 
 import polars as pl
 import pytest
@@ -227,7 +232,7 @@ def test_alerts_accounts_come_with_what_they_did_of_late(context):
         alerts = queue.alerts_of_day(day)
         assert {alert.lane for alert in alerts} == {"nightly", "audit"}
         for alert in alerts:
-            until = datetime.combine(day, time(23, 59), UTC)
+            until = datetime.combine(day, time_of_day(23, 59), UTC)
             story = read_account_transactions(connection, alert.account_id, until=until)
             assert alert.transaction_id in {one.transaction_id for one in story}
             assert len({one.event_date for one in story}) > 1
@@ -280,11 +285,48 @@ def test_mistake_is_not_retried(mistake):
 def test_trouble_is_retried(trouble):
     state = asyncio.run(exception_to_failed_state(trouble))
     assert may_pass(train_as_of, None, state) is True
-    assert RETRIED["retries"] == 2
+    assert RETRIED["retries"] == 3
 
 
 def test_training_is_never_repeated_as_a_whole():
-    assert (train_as_of.retries, score_day.retries, enqueue_day.retries) == (0, 2, 2)
+    assert (train_as_of.retries, score_day.retries, enqueue_day.retries) == (0, 3, 3)
+
+
+@pytest.mark.parametrize(
+    ("champion", "expected"), [(None, "champion"), ("1", "challenger")], ids=["first", "second"]
+)
+def test_model_is_registered_once_though_its_alias_needs_another_try(
+    context, tmp_path, monkeypatch, caplog, champion, expected
+):
+    monkeypatch.setattr("tasks.steps.STORE_PAUSES", (1.0,) * 30)
+    shutil.copytree(context.warehouse.path, tmp_path / "copy")
+    with make_context(tmp_path / "copy", device="cpu").closing() as copied:
+        registry = copied.registry()
+        known = len(registry.versions())
+        if champion is None:
+            registry.drop_alias("champion")
+        store = sqlite3.connect(tmp_path / "copy/mlflow/mlflow.db", check_same_thread=False)
+        store.execute(
+            "CREATE TRIGGER no_alias BEFORE INSERT ON registered_model_aliases "
+            "BEGIN SELECT RAISE(ABORT, 'planted-secret'); END"
+        )
+
+        def mend_when_missed():
+            while "trying again in 1 s" not in caplog.text:
+                time.sleep(0.05)
+            store.execute("DROP TRIGGER no_alias")
+
+        mending = threading.Thread(target=mend_when_missed, daemon=True)
+        mending.start()
+        registry.drop_alias("challenger")
+        trained = train_as_of.fn(copied, AS_OF + timedelta(days=2), aliased=True)
+        mending.join(60)
+        store.close()
+        newest = registry.versions()[0]
+        assert len(registry.versions()) == known + 1
+        assert (trained.version, trained.alias) == (newest.version, expected)
+        assert newest.aliases == (expected,)
+    assert "planted-secret" not in caplog.text
 
 
 def test_success_needs_no_condition():

@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 from datetime import date
 
@@ -10,6 +12,7 @@ import mlflow
 import pandas as pd
 import polars as pl
 import pytest
+from mlflow.exceptions import MlflowException
 
 from tasks.tracking import MODEL_NAME, Bundle, Registry, TrainingRecord, score_frame
 from tests.tasks.test_fit import AS_OF, small_bundle, small_frame
@@ -204,6 +207,20 @@ def test_versions_are_listed_newest_first_and_aliases_move(copied, features):
     assert (newest.version, newest.aliases) == ("2", ("challenger", "champion"))
     assert copied.version("1").aliases == ()
     assert score_frame(copied.load(newest), features).equals(score_frame(gaussian, features))
+
+
+@pytest.mark.parametrize("table", ["metrics", "model_versions"])
+def test_run_of_a_model_that_could_not_be_registered_has_failed(copied, bundle, features, table):
+    known = [version.run_id for version in copied.versions()]
+    with closing(sqlite3.connect(copied.uri.removeprefix("sqlite:///"))) as store:
+        refuse = "BEGIN SELECT RAISE(ABORT, 'no'); END"
+        store.execute(f"CREATE TRIGGER refuse BEFORE INSERT ON {table} {refuse}")
+    with pytest.raises(MlflowException):
+        copied.register(bundle, record(date(2026, 3, 1)), features)
+    runs = copied.client.search_runs([copied.experiment()], max_results=9)
+    states = {run.info.status for run in runs if run.info.run_id not in known}
+    assert states == {"FAILED"}
+    assert [version.run_id for version in copied.versions()] == known
 
 
 def test_score_columns_are_numbers_in_row_order(bundle, features):
