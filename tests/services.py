@@ -87,7 +87,7 @@ def end_sessions(url: str, application: str) -> None:
 
 def skip_or_fail(missing: str | None) -> None:
     """Skip a test that lacks a server, or fail it where all of them must be there, as in CI."""
-    if missing and os.environ.get("NIGHTWARDEN_TEST_SERVERS") == "required":
+    if missing and os.environ.get("TEST_SERVERS") == "required":
         pytest.fail(missing)
     if missing:
         pytest.skip(missing)
