@@ -149,7 +149,9 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(raw | {"folder": folder, "pseudonym_key": key})
         except ValidationError as error:
-            raise SettingsError(f"{file}: {_explain(error)}") from error
+            reason = _explain(error)
+        # pydantic's own text holds what was given, and a flow's record the whole chain: none is left
+        raise SettingsError(f"{file}: {reason}")
 
 
 def _read_toml(file: Path) -> dict[str, Any]:
@@ -198,7 +200,7 @@ def _override(raw: dict[str, Any], environment: Mapping[str, str]) -> None:
 def _section(table: dict[str, Any], name: str) -> dict[str, Any]:
     found = table.setdefault(name, {})
     if not isinstance(found, dict):
-        message = f"{name} must be a section, [{name}], got {found!r}"
+        message = f"{name} must be a section, [{name}], and a single value is given for it"
         raise SettingsError(message)
     return found
 
@@ -241,7 +243,7 @@ def _explain(error: ValidationError) -> str:
         else:
             # of what may hold a password, a whole section too, only what is wrong is told
             given = problem["input"]
-            is_secret = isinstance(given, dict) or problem["loc"] in SECRET
-            got = "" if is_secret else f" (got {given!r})"
+            hidden = isinstance(given, dict) or problem["loc"] in SECRET or len(problem["loc"]) < 2
+            got = "" if hidden or "://" in str(given) else f" (got {given!r})"
             reasons.append(f"{key}: {problem['msg']}{got}")
     return "; ".join(reasons)

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import traceback
 from pathlib import Path
 
 import pytest
@@ -198,6 +199,26 @@ def test_wrong_address_is_refused_without_its_password(config, variable, value, 
     with pytest.raises(SettingsError, match=message) as found:
         Settings.read(config, {f"NIGHTWARDEN_{variable}": value, **data})
     assert "hush" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {"NIGHTWARDEN_MLFLOW__TRACKING_URI": "postgresql://ada:hush@db/mlflow"},
+        {"NIGHTWARDEN_MLFLOW__TRACKING_URI": "https://ada:hush@host"},
+        {"NIGHTWARDEN_QUEUE": "postgresql://ada:hush@db/queue"},
+        {"NIGHTWARDEN_QUEUE": "x", "NIGHTWARDEN_QUEUE__DATABASE": "postgresql://ada:hush@db/q"},
+        {"NIGHTWARDEN_WAREHOUSE__CATALOG": "postgresql://ada:hush@db/lake"},
+        {"NIGHTWARDEN_QUEUE__CAPACITY": "postgresql://ada:hush@db/queue"},
+        {"NIGHTWARDEN_RUN__DATABASE": "postgresql://ada:hush@db/queue"},
+    ],
+)
+def test_no_traceback_of_wrong_settings_tells_a_password(config, variables):
+    """A flow's record holds the whole traceback, and the chain of errors with it."""
+    with pytest.raises(SettingsError) as found:
+        Settings.read(config, variables)
+    told = "".join(traceback.format_exception(found.value))
+    assert "hush" not in told + repr(found.value.__context__) + repr(found.value.__cause__)
 
 
 def test_addresses_change_no_digest(config):
