@@ -10,7 +10,7 @@ from prefect.events.actions import ActionTypes, ChangeFlowRunState, DoNothing, S
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.exceptions import ObjectNotFound
 
-from flows.deployments import TAG
+from flows.deployments import NIGHT_TAG, TAG
 from warehouse.errors import SettingsError
 
 RUN = "prefect.flow-run"
@@ -27,6 +27,13 @@ OURS: dict[str, Any] = {
     "for_each": {"prefect.resource.id"},
 }
 """Runs of our deployments, each by itself; they carry a tag."""
+NIGHTS: dict[str, Any] = OURS | {
+    "match_related": {
+        "prefect.resource.role": "tag",
+        "prefect.resource.id": [f"prefect.tag.{TAG}", f"prefect.tag.{NIGHT_TAG}"],
+    }
+}
+"""The nights within a run that catches up, too: they end with it, and their failure is its own."""
 
 
 class Watch(NamedTuple):
@@ -46,7 +53,7 @@ def list_watches() -> list[Watch]:
         expect={heartbeat, *ENDED},
         posture=Posture.Proactive,
         within=SILENT,
-        **OURS,
+        **NIGHTS,
     )
     late = EventTrigger(
         after={f"{RUN}.Late"},

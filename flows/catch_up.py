@@ -12,6 +12,7 @@ from tasks.context import Context
 from tasks.steps import NIGHTLY
 from warehouse.arrival import has_day_come
 from warehouse.errors import (
+    BusyError,
     DayMissingError,
     DayRefusedError,
     NightsFailedError,
@@ -33,7 +34,7 @@ class NightProblem:
     """Why a night that was due is not done."""
 
     day: date
-    kind: Literal["missing", "refused", "failed"]
+    kind: Literal["missing", "refused", "failed", "too old"]
     reason: str
 
 
@@ -47,9 +48,9 @@ class CaughtUp:
 
     @property
     def news(self) -> list[NightProblem]:
-        """The problems, but for days that an earlier run has reported as missing."""
-        before = self.missing_before
-        return [p for p in self.problems if p.kind != "missing" or p.day not in before]
+        """The problems, but for what an earlier run has reported: a missing day, or one too old."""
+        told = {"too old": {p.day for p in self.problems}, "missing": self.missing_before}
+        return [p for p in self.problems if p.day not in told.get(p.kind, ())]
 
     def require_all(self) -> None:
         """Say in one sentence which nights are not done; a missing day is reported once.
@@ -84,6 +85,19 @@ def plan_nights(context: Context, last: date, *, catch_up_days: int) -> list[Due
         return []
     states = day_states(lake, start - context.lookback, last)
     return due_nights(states, days_between(start, last), lookback=context.lookback)
+
+
+def list_too_old(context: Context, last: date, *, catch_up_days: int) -> list[NightProblem]:
+    """List the nights that were missed before those that are still caught up, as far back again."""
+    lake, since = context.lake(), timedelta(days=catch_up_days)
+    end = last - since
+    start = max(first_night(lake, NIGHTLY) or last, end - since + timedelta(days=1))
+    if start > end:
+        return []
+    states = day_states(lake, start, end)
+    reason = f"missed more than {catch_up_days} days ago: run nightwarden backfill over it"
+    missed = [day for day in days_between(start, end) if (day, "enqueue") not in states]
+    return [NightProblem(day, "too old", reason) for day in missed]
 
 
 def run_due_nights(
@@ -153,5 +167,5 @@ def wait_for_day(
 def _has_come(source: SourceSettings, day: date) -> bool:
     try:
         return has_day_come(source, day)
-    except SourceError:
+    except (SourceError, BusyError):
         return False  # a database that does not answer may do so in a while

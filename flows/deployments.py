@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from flows.engine import QUIET
 
 TAG = "nightwarden"
+NIGHT_TAG = "nightwarden-night"  # of a night within a run that catches up
 GRACE_SECONDS = 120  # for a worker to start a run before the deployment's slot is free again
 JOB_ENVIRONMENT = {
     **QUIET,
@@ -14,10 +15,24 @@ JOB_ENVIRONMENT = {
 }
 """What every deployed run gets: the steps' messages go to the server, and nobody is phoned."""
 
+LAKE_SECRETS = ("NIGHTWARDEN_WAREHOUSE__CATALOG", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
+SHARED_SECRETS = (
+    *LAKE_SECRETS,
+    "NIGHTWARDEN_QUEUE__DATABASE",
+    "NIGHTWARDEN_MLFLOW__TRACKING_URI",
+    "MLFLOW_TRACKING_USERNAME",
+    "MLFLOW_TRACKING_PASSWORD",
+)
+SOURCE_SECRETS = ("NIGHTWARDEN_SOURCE_DSN", "NIGHTWARDEN_PSEUDONYM_KEY")
+
 
 @dataclass(frozen=True)
 class Deployment:
-    """A flow that workers of a pool run; ``priority`` 1 is the first to get a free slot."""
+    """A flow that workers of a pool run; ``priority`` 1 is the first to get a free slot.
+
+    ``secrets`` are the variables that its runs get from Secret blocks of the server, where there are
+    such, which the worker opens: no more than it needs.
+    """
 
     name: str
     entrypoint: str
@@ -25,6 +40,7 @@ class Deployment:
     priority: int
     cron: str | None
     description: str
+    secrets: tuple[str, ...]
 
 
 DEPLOYMENTS = (
@@ -35,6 +51,7 @@ DEPLOYMENTS = (
         1,
         "30 3 * * *",
         "Every night that is due and not done, oldest first: ingest, score, queue.",
+        (*SHARED_SECRETS, *SOURCE_SECRETS),
     ),
     Deployment(
         "train",
@@ -43,6 +60,7 @@ DEPLOYMENTS = (
         1,
         "0 6 * * 0",
         "A new model on what is known today; promoting it is a person's decision.",
+        SHARED_SECRETS,
     ),
     Deployment(
         "backfill",
@@ -51,6 +69,7 @@ DEPLOYMENTS = (
         10,
         None,
         "Past days like nights, into a lane of their own; give start and end.",
+        (*SHARED_SECRETS, *SOURCE_SECRETS),
     ),
     Deployment(
         "maintain",
@@ -59,6 +78,7 @@ DEPLOYMENTS = (
         20,
         "0 12 * * *",
         "Merge the lake's small files; nothing expires.",
+        LAKE_SECRETS,
     ),
 )
 """Each has a queue of its own name, and one run at a time: a second waits for the first."""

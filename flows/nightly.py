@@ -5,14 +5,17 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
-from prefect import flow
+from prefect import flow, tags
 from prefect.runtime import flow_run
 
-from flows.catch_up import CaughtUp, plan_nights, run_due_nights, wait_for_day
+from flows.catch_up import CaughtUp, list_too_old, plan_nights, run_due_nights, wait_for_day
 from flows.days import last_finished_day
+from flows.deployments import NIGHT_TAG
 from flows.options import find_config
 from flows.reports import log_steps, tell_of_night, tell_of_nights
 from flows.settings import Settings
+from tasks.context import Context
+from tasks.promotion import champion_of
 from tasks.shadow import shadow_day
 from tasks.steps import (
     NIGHTLY,
@@ -22,9 +25,10 @@ from tasks.steps import (
     ingest_day,
     score_day,
 )
+from warehouse.arrival import has_day_come
 from warehouse.errors import UserError
-from warehouse.ledger import DueNight, note_missing_days
-from warehouse.partitions import IngestReport
+from warehouse.ledger import DueNight, days_noted_missing, note_missing_days
+from warehouse.partitions import IngestReport, landed_before
 from warehouse.queue_records import EnqueueResult
 
 
@@ -66,8 +70,12 @@ def nightly(
     file = find_config(config)
     if day is not None:
         return run_night(file, day, version)
-    outcome = _catch_up(file)
+    settings = Settings.read(file)
+    outcome = _catch_up(file, settings)
     tell_of_nights(outcome)
+    with settings.context().closing() as context:
+        missing = [problem.day for problem in outcome.problems if problem.kind == "missing"]
+        note_missing_days(context.lake(), missing)
     outcome.require_all()
     return outcome
 
@@ -77,7 +85,7 @@ def run_night(file: Path, day: date, version: str | None = None) -> NightReport:
     settings = Settings.read(file)
     with settings.context().closing() as context:
         collect_decisions(context)
-        ingested = ingest_day(context, day)
+        ingested = _land(context, day)
         scored = score_day(context, day, version)
         queued = enqueue_day(context, scored, NIGHTLY)
         shadow_day(context, day)
@@ -86,8 +94,15 @@ def run_night(file: Path, day: date, version: str | None = None) -> NightReport:
     return report
 
 
-def _catch_up(file: Path) -> CaughtUp:
-    settings = Settings.read(file)
+def _land(context: Context, day: date) -> IngestReport:
+    """Land the day; one whose file was archived since it was landed stays as it is."""
+    landed = landed_before(context.lake(), day)
+    if landed is not None and not has_day_come(context.source, day):
+        return landed
+    return ingest_day(context, day)
+
+
+def _catch_up(file: Path, settings: Settings) -> CaughtUp:
     last = last_finished_day(settings.source.time_zone)
     until = datetime.now(UTC) + timedelta(minutes=settings.source.wait_minutes)
 
@@ -96,7 +111,10 @@ def _catch_up(file: Path) -> CaughtUp:
             return plan_nights(context, last, catch_up_days=settings.run.catch_up_days)
 
     def run(night: DueNight) -> NightReport:
-        report = nightly(file, night.day, night.version)  # a run of its own in the server's pages
+        with settings.context().closing() as context:
+            version = night.version or champion_of(context.registry(), context.lake(), night.day)
+        with tags(NIGHT_TAG):
+            report = nightly(file, night.day, version)  # a run of its own in the server's pages
         if not isinstance(report, NightReport):
             message = f"a run of one night gave {type(report).__name__}"
             raise TypeError(message)
@@ -106,9 +124,12 @@ def _catch_up(file: Path) -> CaughtUp:
         wait_for_day(settings.source, day, until)
 
     outcome = run_due_nights(plan, run, wait, last)
-    missing = [problem.day for problem in outcome.problems if problem.kind == "missing"]
+    # the newest day is news whatever was noted: who looked by hand before it was due told nobody
+    missing = [p.day for p in outcome.problems if p.kind == "missing" and p.day < last]
     with settings.context().closing() as context:
-        return replace(outcome, missing_before=note_missing_days(context.lake(), missing))
+        noted = days_noted_missing(context.lake(), missing)
+        old = list_too_old(context, last, catch_up_days=settings.run.catch_up_days)
+    return replace(outcome, problems=[*old, *outcome.problems], missing_before=noted)
 
 
 @flow(name="score")

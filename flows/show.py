@@ -157,7 +157,7 @@ def night(report: "NightReport", *, as_json: bool) -> None:
 def nights(found: "CaughtUp", *, as_json: bool) -> None:
     """Print what each of the nights did that were due, and which days are still missing."""
     if as_json:
-        print_json([_night(report) for report in found.done])
+        print_json({"done": [_night(report) for report in found.done], "problems": found.problems})
         return
     for report in found.done:
         _print_night(report)
@@ -297,8 +297,11 @@ def _figure(value: float, interval: "Interval | None") -> str:
 
 
 def states(found: "Mapping[tuple[date, str], PartitionRun]", *, as_json: bool) -> None:
-    """Print the ledger's newest entries."""
-    runs = [found[key] for key in sorted(found)]
+    """Print the ledger's newest entries; that a day was missing, while it is."""
+    from warehouse.ledger import ARRIVAL
+
+    came = {day for day, stage in found if stage == "ingest"}
+    runs = [found[key] for key in sorted(found) if key[1] != ARRIVAL or key[0] not in came]
     if as_json:
         print_json(runs)
         return

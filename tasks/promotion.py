@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
 
 from tasks.gate import Comparison
 from tasks.tracking import RegisteredModel, Registry
@@ -110,6 +111,22 @@ def replaced_by(log: Sequence[Promotion], champion: str) -> str:
         )
         raise UserError(message)
     return newest.replaced_version
+
+
+def champion_of(registry: Registry, lake: Lake, day: date) -> str | None:
+    """Find the version that may score a day: the champion, else the newest before it in the log.
+
+    A night that was missed before a promotion is done with the model that was champion then.
+
+    Returns:
+        A version; None where no champion of any time may score the day, or there is none.
+    """
+    champion = registry.find("champion")
+    past = [line.replaced_version for line in reversed(list_promotions(lake))]
+    known = {model.version: model for model in registry.versions()}
+    found = [known[number] for number in past if number in known]
+    able = [model for model in (champion, *found) if model and model.as_of <= day]
+    return able[0].version if able else None
 
 
 def finish_move(registry: Registry, lake: Lake) -> Promotion | None:

@@ -152,18 +152,20 @@ def due_nights(
     return nights
 
 
-def note_missing_days(lake: Lake, days: Sequence[date]) -> frozenset[date]:
-    """Note the days whose data have not come; give those of which that was noted before."""
-    if not days:
-        return frozenset()
-    states = day_states(lake, min(days), max(days))
-    before = frozenset(day for day in days if (day, ARRIVAL) in states)
-    if new := [day for day in days if day not in before]:
+def days_noted_missing(lake: Lake, days: Sequence[date]) -> frozenset[date]:
+    """Give those of the days of which it was noted that their data have not come."""
+    states = day_states(lake, min(days), max(days)) if days else {}
+    return frozenset(day for day in days if (day, ARRIVAL) in states)
+
+
+def note_missing_days(lake: Lake, days: Sequence[date]) -> None:
+    """Note, once, that the data of days have not come."""
+    noted = days_noted_missing(lake, days)
+    if new := [day for day in days if day not in noted]:
         started = datetime.now(UTC)
         with lake.commit() as connection:
             for day in new:
                 write_run(connection, PartitionRun(day, ARRIVAL, "missing", started, ""))
-    return before
 
 
 def first_night(lake: Lake, lane: str) -> date | None:

@@ -9,7 +9,14 @@ import duckdb
 from warehouse import expectations
 from warehouse.connection import Lake, quote_name
 from warehouse.errors import DayMissingError, DayRefusedError
-from warehouse.ledger import PartitionRun, digest, find_repeated, table_digest, write_run
+from warehouse.ledger import (
+    PartitionRun,
+    day_states,
+    digest,
+    find_repeated,
+    table_digest,
+    write_run,
+)
 from warehouse.privacy import PseudonymKey, record_key, require_same_key
 from warehouse.publishing import (
     LATE_BATCH_PREFIX,
@@ -149,6 +156,12 @@ def _unchanged(lake: Lake, run: PartitionRun) -> IngestReport:
         None,
         (),
     )
+
+
+def landed_before(lake: Lake, day: date) -> IngestReport | None:
+    """Give what the ledger and the lake say of a day that is published; None where it is not."""
+    run = day_states(lake, day, day).get((day, "ingest"))
+    return _unchanged(lake, run) if run is not None and run.status == "done" else None
 
 
 def broken_row_counts(lake: Lake, day: date) -> dict[str, int]:

@@ -17,6 +17,7 @@ from flows.ingest import ingest
 from flows.nightly import nightly
 from flows.settings import Settings
 from flows.train import train
+from tasks.promotion import promote
 from tests.flows.conftest import CONFIG, day
 from tests.flows.contents import queued_as_flagged, read_contents
 from tests.flows.processes import finish, kill_after, start
@@ -123,6 +124,24 @@ def test_day_is_waited_for_until_it_comes_or_the_time_is_over(tmp_path: Path):
     assert wait(date(2026, 2, 27), 2) == timedelta(minutes=2)
 
 
+def test_wait_goes_on_while_a_database_does_not_answer(tmp_path: Path):
+    (tmp_path / "nightwarden.toml").write_text(
+        CONFIG.replace('format = "csv"', 'format = "postgres"\ndate_column = "occurred_at"')
+        .replace('path = "in/{date}.csv"', 'table = "payments"')
+        .replace("[source.columns]", 'dsn = "host=127.0.0.1 port=9 dbname=x"\n[source.columns]')
+    )
+    source = Settings.read(tmp_path / "nightwarden.toml", {}).source
+    now = datetime(2026, 3, 1, 3, 30, tzinfo=UTC)
+    until = now + timedelta(minutes=1)
+
+    def sleep(seconds: float) -> None:
+        nonlocal now
+        now += timedelta(seconds=seconds)
+
+    wait_for_day(source, date(2026, 2, 28), until, clock=lambda: now, sleep=sleep)
+    assert now == until
+
+
 def run_after(night: date, config: Path) -> CaughtUp:
     """Run what was scheduled for three o'clock after a day, however late it is by now."""
     moment = datetime.combine(night + timedelta(days=1), time(3), UTC)
@@ -199,17 +218,58 @@ def test_command_without_a_day_says_which_nights_are_not_done(project: Path, run
     assert told.startswith("Error: 1 of 1 nights that were due are not done: missing 20")
 
 
-def test_missing_day_fails_one_run_and_is_listed_by_the_next(project: Path, run):
-    (project.parent / "in" / f"{day(0)}.csv").unlink()
-    with pytest.raises(NightsFailedError, match=f"missing {day(0)}"):
-        run_after(day(0), project)
-    found = run_after(day(0), project)
-    assert [(p.day, p.kind) for p in found.problems] == [(day(0), "missing")]
+def test_missing_day_fails_the_runs_of_its_night_and_is_listed_by_later_ones(project: Path):
+    run_after(day(0), project)
+    for number in (1, 1):  # who looks by hand before the schedule does tells nobody
+        file = project.parent / "in" / f"{day(number)}.csv"
+        file.unlink(missing_ok=True)
+        with pytest.raises(NightsFailedError, match=f"missing {day(1)}"):
+            run_after(day(1), project)
+    found = run_after(day(2), project)
+    assert [(p.day, p.kind) for p in found.problems] == [(day(1), "missing")]
     assert found.news == []
-    run("nightly", "--config", project)
-    code, output, _ = run("nightly", "--config", project)
-    assert code == 0
-    assert "is still missing: no file for 20" in output
+    assert done_by(found) == [(day(2), "1")]
+
+
+def test_night_done_anew_needs_no_file_that_was_archived(project: Path):
+    folder = project.parent / "in"
+    run_after(day(0), project)
+    late = (folder / f"{day(1)}.csv").rename(folder / "late.csv")
+    with pytest.raises(NightsFailedError):
+        run_after(day(2), project)
+    late.rename(folder / f"{day(1)}.csv")
+    (folder / f"{day(2)}.csv").unlink()
+    found = run_after(day(2), project)
+    assert done_by(found) == [(day(1), "1"), (day(2), "1")]
+    assert found.problems == []
+
+
+def test_night_missed_before_a_promotion_is_done_by_the_champion_of_then(project: Path):
+    run_after(day(0), project)
+    late = project.parent / "in" / f"{day(1)}.csv"
+    content = late.read_text()
+    late.unlink()
+    with pytest.raises(NightsFailedError):
+        run_after(day(1), project)
+    assert train(project, day(2)).version == "2"
+    with Settings.read(project).context().closing() as context:
+        promote(
+            context.registry(), context.lake(), "2", None, actor="ada", reason="test", force=True
+        )
+    late.write_text(content)
+    assert done_by(run_after(day(2), project)) == [(day(1), "1"), (day(2), "2")]
+
+
+def test_nights_too_old_to_catch_up_are_listed(project: Path):
+    run_after(day(0), project)
+    project.write_text(project.read_text() + "[run]\ncatch_up_days = 2\n")
+    found = run_after(day(4), project)
+    assert done_by(found) == [(day(3), "1"), (day(4), "1")]
+    assert [(p.day, p.kind) for p in found.problems] == [
+        (day(1), "too old"),
+        (day(2), "too old"),
+    ]
+    assert found.news == []
 
 
 def test_backfilled_nights_and_those_before_the_first_are_not_due(project: Path):
