@@ -14,8 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from sqlalchemy import create_engine, make_url
-from sqlalchemy.exc import OperationalError
 
 from flows.deployments import DEPLOYMENTS
 from flows.settings import DIRECT, PREFIX, Settings
@@ -47,6 +45,7 @@ merchant_id = "d"
 amount = "e"
 """
 PLACEHOLDERS = ("PASSWORD", "SECRET", "KEY", "RANDOM", "admin:PASSWORD", "TEXT-OF-NIGHTWARDEN.KEY")
+SOURCE_PATH = "NIGHTWARDEN_SOURCE__PATH"
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|KEY|AUTH_STRING")
 ADDRESS_PASSWORD = re.compile(r"://[^/:@\s]+:([^@\s]+)@")
 
@@ -175,6 +174,31 @@ def test_environment_file_holds_no_secret(file: Path):
             assert value in PLACEHOLDERS
 
 
+def test_worker_finds_the_days_of_a_relative_path_where_they_are(tmp_path: Path):
+    config = tmp_path / "nightwarden.toml"  # copied from where its path was right
+    config.write_text(LEAST_SETTINGS, encoding="utf-8")
+    given = read_assignments(DEPLOY / "systemd" / "environment" / "worker-cpu.env")
+    path = Settings.read(config, {SOURCE_PATH: given[SOURCE_PATH]}).source.path
+    assert path == given[SOURCE_PATH]
+    assert Path(path).is_absolute()
+
+
+def test_instructions_for_systemd_deploy_before_a_worker_starts():
+    text = (
+        (DEPLOY / "README.md").read_text(encoding="utf-8").split("## systemd")[1].split("```")[1]
+    )
+    lines = text.replace("\\\n", " ").splitlines()
+    (found,) = (number for number, line in enumerate(lines) if "nightwarden deploy" in line)
+    require_command("nightwarden deploy" + lines[found].split("nightwarden deploy")[1])
+    starts = [number for number, line in enumerate(lines) if "enable" in line and "worker" in line]
+    servers = [
+        n for n, line in enumerate(lines) if "enable" in line and "nightwarden-prefect" in line
+    ]
+    assert servers[0] < found < starts[0]
+    for file in re.findall(r"EnvironmentFile=/etc/nightwarden/(\S+)", lines[found]):
+        assert file in {one.name for one in ENVIRONMENTS}
+
+
 # compose
 
 
@@ -232,6 +256,17 @@ def test_compose_file_holds_no_secret():
             assert all(re.fullmatch(r"\$\{\w+:\?\}", p) for p in ADDRESS_PASSWORD.findall(value))
             if SECRET_NAME.search(name):
                 assert re.fullmatch(r"\$\{\w+:\?\}", value), name
+
+
+def test_days_and_pseudonym_key_are_seen_by_the_worker_that_reads_them_alone():
+    project = "${PROJECT:?the folder of nightwarden.toml}"
+    settings = f"{project}/nightwarden.toml:/srv/fraud/nightwarden.toml:ro"
+    for name, service in services().items():
+        mounted = [one for one in service.get("volumes", []) if one.startswith("${PROJECT")]
+        if name == "worker-cpu":
+            assert mounted == [f"{project}:/srv/fraud:ro"]
+        else:
+            assert mounted in ([], [settings]), name
 
 
 def fill_in(text: str, values: dict[str, str]) -> str:
@@ -348,49 +383,3 @@ def test_a_pool_s_worker_has_room_for_each_of_its_deployments():
             pool = line.split("--pool ")[1].split()[0]
             limit = int(line.split("--limit ")[1].split()[0])
             assert limit >= sum(one.pool == pool for one in DEPLOYMENTS)
-
-
-# the server's databases
-
-
-def test_each_role_reaches_its_own_databases_alone(postgresql: Any):
-    program = shutil.which("psql")
-    assert program, "the server came without psql"
-    names = {"nightwarden": {"lake", "queue"}, "prefect": {"prefect"}, "mlflow": {"mlflow"}}
-    passwords = {f"PG_{name.upper()}_PASSWORD": f"word-of-{name}" for name in names}
-    subprocess.run(  # noqa: S603 (found on the path)
-        [program, "--quiet", "--no-psqlrc", "--file", str(DEPLOY / "databases.sql")],
-        check=True,
-        env=os.environ | passwords | {"PGPASSWORD": postgresql.password} | _where(postgresql),
-        timeout=60,
-    )
-    for name, own in names.items():
-        reached = {one for one in set().union(*names.values()) if _reaches(postgresql, name, one)}
-        assert reached == own
-
-
-def _where(server: Any) -> dict[str, str]:
-    return {"PGHOST": "127.0.0.1", "PGPORT": str(server.port), "PGUSER": "postgres"}
-
-
-def _reaches(server: Any, role: str, database: str) -> bool:
-    """Tell whether a role may make a table in a database; the lake's speaks English then."""
-    url = make_url(server.url).set(
-        drivername="postgresql+psycopg",
-        username=role,
-        password=f"word-of-{role}",
-        database=database,
-    )
-    engine = create_engine(url)
-    try:
-        with engine.begin() as connection:
-            connection.exec_driver_sql("CREATE TABLE made (id int)")
-            language = connection.exec_driver_sql("SHOW lc_messages").scalar_one()
-            assert database not in ("lake", "queue") or language == "C"
-            return True
-    except OperationalError as error:
-        if "permission denied for database" not in str(error):
-            raise
-        return False
-    finally:
-        engine.dispose()
