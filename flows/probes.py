@@ -3,7 +3,9 @@
 import base64
 import os
 import socket
+from contextlib import suppress
 from datetime import UTC, datetime
+from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -98,6 +100,21 @@ def prefect_headers() -> dict[str, str]:
     if pair := os.environ.get("PREFECT_API_AUTH_STRING"):
         return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
     return {}
+
+
+def is_of_this_machine(address: str) -> bool:
+    """Tell whether an address names this machine by its loopback; no name is looked up.
+
+    Example:
+        >>> is_of_this_machine("http://127.0.0.1:4200/api")
+        True
+        >>> is_of_this_machine("https://prefect.example/api")
+        False
+    """
+    host = urlsplit(address).hostname or ""
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
 
 
 def without_user(address: str) -> str:

@@ -15,7 +15,7 @@ from filelock import FileLock, Timeout
 
 from flows import show
 from flows.engine import QUIET
-from flows.probes import PrefectApi, answers, claim, without_user
+from flows.probes import PrefectApi, answers, claim, is_of_this_machine, without_user
 from flows.services import Service, ServiceError, Services, ToldToEndError
 from flows.settings import Settings
 from tasks.registry_settings import MlflowSettings
@@ -41,18 +41,24 @@ class Ports:
     desk: int | None
 
 
-def run_up(config: Path, ports: Ports, deploy: Sequence[str] = ()) -> int:
+def run_up(
+    config: Path, ports: Ports, deploy: Sequence[str] = (), *, is_joining: bool = False
+) -> int:
     """Start everything, show where it is, and wait for the end; gives the exit code.
 
     Args:
         config: The settings file.
         ports: Where to listen.
         deploy: Further options of ``nightwarden deploy``.
+        is_joining: Whether the server of ``PREFECT_API_URL`` may be on another machine.
 
     Raises:
         UserError: if a port is taken, the warehouse has all this running already, or the server
-            that ``PREFECT_API_URL`` names does not answer; nothing has been started then.
+            that ``PREFECT_API_URL`` names does not answer or is on another machine, which was not
+            asked for; nothing has been started then.
     """
+    if not is_joining:
+        refuse_other_machines(os.environ.get("PREFECT_API_URL"))
     settings = Settings.read(config)
     folder = settings.warehouse.path / "logs"
     with writing_to(folder):
@@ -221,6 +227,21 @@ class Site:
         zone = self._settings.source.time_zone
         when = f"{found.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M}"
         return f"The next night is scheduled for {when} ({zone})."
+
+
+def refuse_other_machines(address: str | None) -> None:
+    """Refuse a Prefect server elsewhere: its runs would be done here, with these settings.
+
+    Raises:
+        UserError: if it is not on this machine.
+    """
+    if address and not is_of_this_machine(address):
+        message = (
+            "PREFECT_API_URL must name a Prefect server of this machine, and names "
+            f"{without_user(address)}, whose deployments would be changed and whose runs would be "
+            "done here; unset it to have a server started here, or give --join to want that"
+        )
+        raise UserError(message)
 
 
 def server_address(settings: MlflowSettings) -> str | None:

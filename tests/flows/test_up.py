@@ -150,6 +150,27 @@ def test_second_one_on_a_warehouse_is_refused(run, project, monkeypatch):
     assert "is running for" in message
 
 
+@pytest.mark.parametrize("host", ["prefect.example", "192.0.2.1", "[2001:db8::1]", "0.0.0.0"])  # noqa: S104 (an address to refuse)
+def test_server_of_another_machine_is_joined_only_on_demand(run, project, monkeypatch, host):
+    monkeypatch.setenv("PREFECT_API_URL", f"http://ada:{PASSWORD}@{host}:4200/api")
+    code, output, message = run("up", "--config", project)
+    assert (code, output) == (2, "")
+    assert f"names http://{host}:4200/api, whose deployments would be changed" in message
+    assert "unset it" in message
+    assert PASSWORD not in message
+    assert not (project.parent / "warehouse-data/logs").exists()
+
+
+def test_server_that_is_joined_on_demand_is_asked(run, project, monkeypatch):
+    address = f"http://0.0.0.0:{free_port()}/api"
+    monkeypatch.setenv("PREFECT_API_URL", address)
+    code, _, message = run(
+        "up", "--config", project, "--join", "--mlflow-port", 0, "--desk-port", 0
+    )
+    assert code == 2
+    assert f"must name a Prefect server that answers, {address} does not" in message
+
+
 def test_server_that_does_not_answer_is_named_without_its_password(run, project, monkeypatch):
     monkeypatch.setenv("PREFECT_API_URL", f"http://ada:{PASSWORD}@127.0.0.1:{free_port()}/api")
     options = ("--mlflow-port", 0, "--desk-port", 0)
