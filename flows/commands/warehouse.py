@@ -52,8 +52,9 @@ def copy_warehouse(
 ) -> None:
     """Copy a folder's lake, queue and models to the shared ones that the settings name.
 
-    Nothing is changed in the folder, and nobody may write to it meanwhile. If it is killed, run it
-    again: it goes on. Exit code 0 only if everything arrived and was counted again there.
+    The folder's lake and queue are brought up to date first, also by a dry run; nothing else in it is
+    changed, and nobody may write to it meanwhile. If it is killed, run it again: it goes on. Exit
+    code 0 only if everything arrived and was counted again there.
 
     Example: `nightwarden warehouse copy --from warehouse-data --dry-run`
     """

@@ -4,8 +4,10 @@ from contextlib import closing
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import insert, select, text
+from alembic import command
+from sqlalchemy import create_engine, insert, select, text
 
+from flows.commands.warehouse import copy_warehouse
 from tests.alerts import DAY, NOON, Clock, new_alert
 from warehouse import queue_database
 from warehouse.analysts import add_analyst, find_analyst
@@ -13,11 +15,12 @@ from warehouse.api_tokens import add_token
 from warehouse.audit_trail import check_trail
 from warehouse.errors import WarehouseError
 from warehouse.feed import newest_change, read_feed
+from warehouse.migrations import configuration
 from warehouse.queue import Queue
 from warehouse.queue_copy import BLOCK, PASSING, QueueCopy
 from warehouse.queue_decisions import Verdict, decide_alerts
 from warehouse.queue_retractions import retract_decisions
-from warehouse.queue_tables import ACCOUNT_TRANSACTIONS, CASES, METADATA
+from warehouse.queue_tables import ACCOUNT_TRANSACTIONS, CASES, HEAD, METADATA, VERSION_TABLE
 from warehouse.sessions import SessionLimits, read_csrf_key, start_session
 from warehouse.suppressions import suppress
 
@@ -117,6 +120,21 @@ def test_copying_again_changes_nothing_even_after_the_copy_went_on(folder_queue,
     assert rows(target) == before
     assert all(each.is_whole for each in found)
     assert {each.name for each in found} == set(before) - {table.name for table in PASSING}
+
+
+def test_an_older_queue_is_brought_up_to_date_even_where_it_is_only_counted(tmp_path, target):
+    path = tmp_path / "queue.sqlite"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        command.upgrade(configuration(connection), "0001")
+    with QueueCopy.begin(path, target) as work:
+        assert sum(part.there for part in work.look()) == 0
+    with engine.connect() as connection:
+        found = connection.scalar(text(f"SELECT version_num FROM {VERSION_TABLE}"))
+    engine.dispose()
+    assert found == HEAD
+    told = " ".join((copy_warehouse.__doc__ or "").split())
+    assert "lake and queue are brought up to date first, also by a dry run" in told
 
 
 def test_another_queue_is_left_alone(folder_queue, target):
