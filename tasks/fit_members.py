@@ -17,6 +17,7 @@ from prefect.futures import as_completed
 from prefect.utilities.annotations import quote
 
 from models.ensemble_fit import FailedMember, FitEach, FittedMember, MemberFit
+from warehouse.errors import safe_text
 
 PROGRESS = "training"
 """Key of the artifact in Prefect's pages that shows how far a training is."""
@@ -107,7 +108,7 @@ def _show(shown: UUID | None, percent: float, text: str) -> UUID | None:
             return cast("UUID", create_progress_artifact(percent, PROGRESS, text))
         update_progress_artifact(shown, percent, text)
     except Exception as error:  # noqa: BLE001 (whatever the server's client raises)
-        logger.warning("the progress of the training cannot be shown: %s", error)
+        logger.warning("the progress of the training cannot be shown: %s", safe_text(error))
     return shown
 
 

@@ -2,12 +2,15 @@
 
 import threading
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
+from prefect.artifacts import create_progress_artifact
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from models.ensemble_fit import EnsembleConfig, FailedMember, fit_ensemble
-from tasks.fit_members import DevicePool, devices_like, fit_each_on
+from tasks.fit_members import DevicePool, _show, devices_like, fit_each_on
 from tasks.steps import choose_device, train_as_of
 from tests.models.conftest import (
     FEATURES,
@@ -109,6 +112,25 @@ def test_failed_member_is_told_in_its_place():
 
     names = ["b", "a", "c"]
     assert [one.name for one in fit_each_on(PROCESSORS, 1)(fit_one, names)] == names
+
+
+@pytest.mark.filterwarnings("ignore:Artifact creation outside")
+def test_server_that_refuses_to_show_a_training_is_told_without_its_address(caplog):
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        answering = threading.Thread(target=server.serve_forever)
+        answering.start()
+        try:
+            address = f"http://127.0.0.1:{server.server_port}/planted-secret/api"
+            with temporary_settings({PREFECT_API_URL: address}):
+                with pytest.raises(Exception, match="planted-secret"):
+                    create_progress_artifact(0.0, "training")
+                caplog.clear()
+                assert _show(None, 0.0, "0 of 1 members fitted") is None
+        finally:
+            server.shutdown()
+            answering.join()
+    ours = [one.getMessage() for one in caplog.records if one.name == "tasks.fit_members"]
+    assert ours == ["the progress of the training cannot be shown: PrefectHTTPStatusError"]
 
 
 def test_processor_is_lent_once_for_each_worker():
