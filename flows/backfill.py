@@ -8,9 +8,16 @@ from typing import Literal
 
 from prefect import flow
 
+from flows.catch_up import NightProblem
 from flows.days import days_between
 from flows.options import find_config
-from flows.reports import BackfillProgress, log_steps, tell_of_backfill
+from flows.reports import (
+    BackfillProgress,
+    log_steps,
+    problem_of,
+    tell_of_backfill,
+    tell_of_failed_members,
+)
 from flows.settings import Settings
 from flows.workers import at_a_time
 from tasks.context import Context
@@ -23,7 +30,9 @@ from warehouse.partitions import ingest_digest
 
 LANE = "backfill"
 Retrain = Literal["never", "weekly"]
+Problems = dict[date, NightProblem]
 AS_OF = "as of "
+SHOWN_DAYS = 10  # of those that failed, in a sentence
 
 
 @dataclass(frozen=True)
@@ -44,6 +53,26 @@ class BackfillReport:
     skipped: list[date]
     failed: dict[date, str]
     alerts_added: int
+
+
+class BackfillFailedError(UserError):
+    """Some days of a backfill could not be done; the others were, as its report says."""
+
+    def __init__(self, report: BackfillReport) -> None:
+        """Take the report of the whole backfill."""
+        super().__init__(report)
+        self.report = report
+
+    def __str__(self) -> str:
+        """Say in one sentence which days failed."""
+        report = self.report
+        days = sorted(report.failed)
+        total = len({*report.done, *report.skipped, *days})
+        more = f" and {len(days) - SHOWN_DAYS} more" if len(days) > SHOWN_DAYS else ""
+        return (
+            f"{len(days)} of {total} days failed: {', '.join(map(str, days[:SHOWN_DAYS]))}{more}; "
+            "the others are done; put right what the list of days says, and run the same again"
+        )
 
 
 def plan_backfill(
@@ -133,6 +162,9 @@ def backfill(
         workers: Days that are scored at a time, instead of ``run.workers``.
         retrain: Whether days are scored with a model as of their week's Monday.
         force: Whether to do again what is done.
+
+    Raises:
+        BackfillFailedError: if days failed, after all others are done.
     """
     log_steps()
     days = days_between(start, end)
@@ -150,28 +182,28 @@ def backfill(
     report = BackfillReport(
         done=[plan.day for plan in left if plan.day not in failed],
         skipped=[plan.day for plan in plans if not plan.score],
-        failed=failed,
+        failed={day: problem.reason for day, problem in failed.items()},
         alerts_added=added,
     )
-    tell_of_backfill(report)
+    tell_of_backfill(report, failed.values())
+    if report.failed:
+        raise BackfillFailedError(report)
     return report
 
 
-def _ingest_days(context: Context, plans: list[DayPlan], *, force: bool) -> dict[date, str]:
-    failed: dict[date, str] = {}
+def _ingest_days(context: Context, plans: list[DayPlan], *, force: bool) -> Problems:
+    failed: Problems = {}
     for plan in plans:
         if not plan.ingest:
             continue
         try:
             ingest_day(context, plan.day, force=force)
         except UserError as error:
-            failed[plan.day] = str(error)
+            failed[plan.day] = problem_of(plan.day, error)
     return failed
 
 
-def _train_weeks(
-    context: Context, plans: list[DayPlan], failed: dict[date, str]
-) -> dict[str, str]:
+def _train_weeks(context: Context, plans: list[DayPlan], failed: Problems) -> dict[str, str]:
     """Train the weekly models that are missing; give each plan's model the version that it is.
 
     The days of a week whose model cannot be trained are noted in ``failed``.
@@ -185,14 +217,15 @@ def _train_weeks(
         try:
             trained = train_as_of(context, date.fromisoformat(as_of), aliased=False)
         except UserError as error:
-            failed |= {plan.day: str(error) for plan in plans if plan.model == model}
+            failed |= {p.day: problem_of(p.day, error) for p in plans if p.model == model}
         else:
             versions[model] = trained.version
+            tell_of_failed_members(trained)
     return versions
 
 
 def _score_and_queue(
-    context: Context, plans: list[DayPlan], versions: dict[str, str], failed: dict[date, str]
+    context: Context, plans: list[DayPlan], versions: dict[str, str], failed: Problems
 ) -> int:
     """Score the days in parallel and queue them in order; a failed day is noted in ``failed``."""
     futures = [
@@ -203,6 +236,6 @@ def _score_and_queue(
         try:
             added += enqueue_day(context, future.result(), LANE).added
         except UserError as error:
-            failed[day] = str(error)
+            failed[day] = problem_of(day, error)
         progress.advance()
     return added

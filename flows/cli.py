@@ -3,6 +3,7 @@
 import logging
 import sys
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -216,8 +217,8 @@ def backfill(
     from flows.settings import Settings
 
     settings = Settings.read(config) if dry_run else start_engine(config)
+    from flows.backfill import BackfillFailedError, plan_backfill
     from flows.backfill import backfill as flow
-    from flows.backfill import plan_backfill
 
     days = days_between(start.date(), end.date())
     if dry_run:
@@ -226,10 +227,12 @@ def backfill(
         show.plan(plans, as_json=as_json)
         return
     engine.wait_for_server()
-    report = flow(config, days[0], days[-1], workers=workers, retrain=retrain.value, force=force)
-    show.backfilled(report, as_json=as_json)
-    if report.failed:
-        raise typer.Exit(2)
+    run = partial(flow, workers=workers, retrain=retrain.value, force=force)
+    try:
+        show.backfilled(run(config, days[0], days[-1]), as_json=as_json)
+    except BackfillFailedError as error:
+        show.backfilled(error.report, as_json=as_json)
+        raise
 
 
 @app.command()

@@ -4,8 +4,10 @@ Artifacts hold counts, rules and figures; no account, no transaction.
 """
 
 import logging
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterable, Mapping
 from datetime import date
+from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -18,13 +20,15 @@ from prefect.artifacts import (
 from prefect.events import emit_event
 from prefect.settings import PREFECT_LOGGING_EXTRA_LOGGERS
 
+from flows.catch_up import NightProblem
 from flows.settings import Settings
 from tasks.steps import AUDIT, TrainedModel
 from tasks.tracking import MODEL_NAME
+from warehouse.errors import DayMissingError, DayRefusedError, UserError
 
 if TYPE_CHECKING:
     from flows.backfill import BackfillReport
-    from flows.catch_up import CaughtUp, NightProblem
+    from flows.catch_up import CaughtUp
     from flows.nightly import NightReport
     from warehouse.maintenance import MergedFiles
     from warehouse.partitions import IngestReport
@@ -81,10 +85,18 @@ def _night_page(report: "NightReport", settings: Settings) -> str:
         f"{len(scored.alerts)} flagged.",
         f"{queued.added} new alerts in {queued.cases_opened} new cases and "
         f"{queued.cases_appended} open ones; {queued.already_there} were queued before.",
-        f"Page of the day, on the machine that ran this: `{landed.page or 'as before'}`",
+        f"Page of the day: {_place(landed.page, settings)}",
         f"Review desk: {_desk(settings)}",
     ]
     return "\n\n".join(lines)
+
+
+def _place(page: Path | None, settings: Settings) -> str:
+    """Say where a page lies; beside a shared warehouse, any of several machines may have it."""
+    if page is None:
+        return "as before"
+    is_shared = settings.warehouse.catalog is not None
+    return f"on {socket.gethostname()}: `{page}`" if is_shared else f"`{page}`"
 
 
 def _rules_table(broken: Mapping[str, int]) -> list[str]:
@@ -129,10 +141,29 @@ def tell_of_nights(outcome: "CaughtUp") -> None:
         description="The nights that were due" if rows else "Every night was done already",
     )
     for problem in outcome.news:
-        _tell_of_problem(problem)
+        tell_of_problem(problem)
 
 
-def _tell_of_problem(problem: "NightProblem") -> None:
+def problem_of(day: date, error: UserError) -> NightProblem:
+    """Name what kind of mistake kept a day from being done."""
+    if isinstance(error, DayMissingError):
+        return NightProblem(day, "missing", str(error))
+    if isinstance(error, DayRefusedError):
+        return NightProblem(day, "refused", str(error))
+    return NightProblem(day, "failed", str(error))
+
+
+def show_problem(problem: NightProblem) -> None:
+    """Show why a night is not done, where its page would be."""
+    create_markdown_artifact(
+        f"# {problem.day}\n\n{problem.kind}: {problem.reason}",
+        key="night",
+        description=f"The night of {problem.day}",
+    )
+
+
+def tell_of_problem(problem: NightProblem) -> None:
+    """Tell automations of a day that was refused or is missing; of others the run's state tells."""
     if problem.kind in EVENTS:
         emit_event(
             EVENTS[problem.kind],
@@ -165,7 +196,7 @@ def tell_of_ingest(landed: "list[IngestReport]", refused: Mapping[date, str]) ->
 
 def tell_of_training(trained: TrainedModel) -> None:
     """Show what was trained, and tell automations of members that failed."""
-    title = f"Model version {trained.version} as of {trained.as_of}"
+    title = _title(trained)
     figures = [f"| {name} | {value:,.4g} |" for name, value in sorted(trained.metrics.items())]
     lines = [
         f"# {title}",
@@ -174,15 +205,24 @@ def tell_of_training(trained: TrainedModel) -> None:
         "\n".join(["| figure | value |", "| --- | --- |", *figures]),
     ]
     create_markdown_artifact("\n\n".join(lines), key="trained-model", description=title)
+    tell_of_failed_members(trained)
+
+
+def tell_of_failed_members(trained: TrainedModel) -> None:
+    """Tell automations of members that a trained model lacks."""
     if trained.failed_members:
         emit_event(
             MEMBER_FAILED,
             resource={
                 "prefect.resource.id": f"nightwarden.model.{trained.version}",
-                "prefect.resource.name": title,
+                "prefect.resource.name": _title(trained),
             },
             payload={"as_of": str(trained.as_of), "failed": trained.failed_members},
         )
+
+
+def _title(trained: TrainedModel) -> str:
+    return f"Model version {trained.version} as of {trained.as_of}"
 
 
 class BackfillProgress:
@@ -204,8 +244,8 @@ class BackfillProgress:
         update_progress_artifact(self._id, progress=100.0 * self._done / self._days)
 
 
-def tell_of_backfill(report: "BackfillReport") -> None:
-    """Show what became of each day of a backfill."""
+def tell_of_backfill(report: "BackfillReport", problems: Iterable[NightProblem]) -> None:
+    """Show what became of each day of a backfill, and tell automations of those with a problem."""
     days = {
         **dict.fromkeys(report.skipped, "done before"),
         **dict.fromkeys(report.done, "done"),
@@ -216,6 +256,8 @@ def tell_of_backfill(report: "BackfillReport") -> None:
         key="backfill-days",
         description=f"{report.alerts_added} new alerts in the backfill lane",
     )
+    for problem in problems:
+        tell_of_problem(problem)
 
 
 def tell_of_maintenance(merged: "list[MergedFiles]") -> None:

@@ -1,18 +1,25 @@
 """Backfill: a plan that does nothing, resuming, forcing, weekly models, and days that fail alone."""
 
+import pickle
+import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
 
-from flows.backfill import backfill, plan_backfill
+from flows.backfill import BackfillFailedError, BackfillReport, backfill, plan_backfill
 from flows.days import days_between
 from flows.nightly import nightly
 from flows.settings import Settings
+from models.autoencoder import Autoencoder
+from models.registry import REGISTRY, DetectorEntry
 from tasks.tracking import Registry
 from tests.flows.conftest import day
 from tests.flows.contents import queued_as_flagged, read_contents
+from tests.tasks.test_fit import Hot
 from warehouse.connection import Lake
 from warehouse.errors import ModelMissingError, UserError
 
@@ -30,6 +37,31 @@ def to_do(config: Path, first: int, last: int, **how):
 def snapshot(config: Path) -> int:
     with Lake.open(Settings.read(config).warehouse) as lake:
         return lake.snapshot_id()
+
+
+def failing(config: Path, first: int, last: int, **how) -> BackfillReport:
+    """Give the report of a backfill of which the run fails."""
+    with pytest.raises(BackfillFailedError, match="days failed: ") as caught:
+        backfill(config, day(first), day(last), **how)
+    assert caught.value.report.failed
+    return caught.value.report
+
+
+def events(kind: str, since: datetime) -> list[dict[str, object]]:
+    """Give the events of a kind that the server was told, oldest first."""
+    until = time.monotonic() + 60
+    wanted = {
+        "occurred": {"since": since.isoformat()},
+        "event": {"name": [f"nightwarden.{kind}"]},
+        "order": "ASC",
+    }
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < until:
+            answer = client.request("POST", "/events/filter", json={"filter": wanted})
+            if found := answer.json()["events"]:
+                return found
+            time.sleep(0.2)
+    return []
 
 
 def test_plan_does_nothing(project: Path):
@@ -97,12 +129,12 @@ def test_night_before_a_backfill_keeps_its_lane(project: Path):
 def test_day_without_a_file_fails_alone_and_is_done_later(project: Path):
     file = project.parent / "in" / f"{day(0)}.csv"
     aside = file.rename(file.with_suffix(".late"))
-    report = backfill(project, day(0), day(1))
+    report = failing(project, 0, 1)
     assert report.done == [day(1)]
     assert list(report.failed) == [day(0)]
     assert f"no file for {day(0)}" in report.failed[day(0)]
     assert to_do(project, 0, 1) == [(True, True), (False, True)]
-    again = backfill(project, day(0), day(1))
+    again = failing(project, 0, 1)
     assert (again.done, again.skipped, list(again.failed)) == ([], [day(1)], [day(0)])
     aside.rename(file)
     later = backfill(project, day(0), day(1))  # the next day's features look back on this one
@@ -144,10 +176,43 @@ def test_weekly_models_are_trained_once_as_of_their_first_day(project: Path):
 
 def test_week_that_cannot_be_trained_fails_alone(project: Path):
     """The lake begins on day -44: models of the first Mondays would have no day with known labels."""
-    report = backfill(project, day(-42), day(-32), retrain="weekly")
+    report = failing(project, -42, -32, retrain="weekly")
     assert set(report.failed) == {day(n) for n in range(-42, -33)}
     assert "ingest more days" in report.failed[day(-42)]
     assert report.done == [day(-33), day(-32)]
+
+
+def test_backfill_of_which_days_failed_is_no_success_on_the_server(project: Path):
+    since, folder = datetime.now(UTC), project.parent / "in"
+    (folder / f"{day(0)}.csv").unlink()
+    short = folder / f"{day(2)}.csv"
+    short.write_text("".join(short.read_text().splitlines(keepends=True)[:4]))
+    state = backfill(project, day(0), day(2), return_state=True)
+    assert state.is_failed()
+    assert f"2 of 3 days failed: {day(0)}, {day(2)}; the others are done" in state.message
+    error = state.result(raise_on_failure=False)
+    assert error.report.done == [day(1)]
+    assert pickle.loads(pickle.dumps(error)).report == error.report  # noqa: S301 (our own bytes)
+    for kind, failed in (("day-missing", day(0)), ("day-refused", day(2))):
+        (told,) = events(kind, since)
+        assert told["payload"] == {"day": str(failed), "reason": error.report.failed[failed]}
+
+
+def test_long_list_of_failed_days_is_cut():
+    failed = {day(number): "no file" for number in range(12)}
+    error = BackfillFailedError(BackfillReport([day(20)], [day(5)], failed, 0))
+    assert str(error).startswith(f"12 of 13 days failed: {day(0)}, ")
+    assert f"{day(9)} and 2 more; the others" in str(error)
+
+
+def test_member_that_failed_in_a_weekly_training_is_told(project: Path, monkeypatch):
+    since, text = datetime.now(UTC), project.read_text()
+    monkeypatch.setitem(REGISTRY, "hot", DetectorEntry(Autoencoder, Hot))
+    project.write_text(text.replace('members = ["gaussian"]', 'members = ["gaussian", "hot"]'))
+    report = backfill(project, day(1), day(1), retrain="weekly")
+    assert report.done == [day(1)]
+    (told,) = events("member-failed", since)
+    assert told["payload"]["failed"].startswith("hot: TrainingDivergedError")
 
 
 def test_last_day_before_the_first_is_refused(project: Path):

@@ -241,6 +241,13 @@ def test_backfill_says_which_days_failed(run, project):
     assert code == 2
     assert "1 days done, 0 were done before, 1 failed" in out
     assert f"{day(0)} failed: no file for {day(0)}" in err
+    assert err.splitlines()[-1].startswith(f"Error: 1 of 2 days failed: {day(0)}; ")
+
+    code, out, _ = run("backfill", *days, "--config", project, "--workers", 1, "--json")
+    assert code == 2
+    found = json.loads(out)
+    assert (found["done"], found["skipped"]) == ([], [str(day(1))])
+    assert list(found["failed"]) == [str(day(0))]
 
 
 def test_evaluation_of_a_day_whose_labels_are_known_by_now(run, used):
