@@ -17,11 +17,16 @@ TITLE = "Nightwarden desk"
 
 
 def create_app(context: DeskContext) -> FastAPI:
-    """Give the desk's application; it tells webhooks of changes for as long as it runs."""
+    """Give the desk's application; it tells webhooks of changes for as long as it runs.
+
+    Raises:
+        SettingsError: if there are webhooks, and no secret to sign with.
+    """
+    sender = WebhookSender(context)
 
     @asynccontextmanager
     async def run(_app: FastAPI) -> AsyncIterator[None]:
-        with WebhookSender(context).running():
+        with sender.running():
             yield
 
     app = FastAPI(title=TITLE, lifespan=run, docs_url=None, redoc_url=None, openapi_url=None)

@@ -54,9 +54,6 @@ class DeskSettings(BaseModel):
                 "from anybody else it would be believed, too"
             )
             raise ValueError(message)
-        if self.webhooks and self.webhook_secret is None:
-            message = "webhooks need a secret to sign with; set NIGHTWARDEN_WEBHOOK_SECRET"
-            raise ValueError(message)
         names = [webhook.name for webhook in self.webhooks]
         if len(set(names)) < len(names):
             message = f"each webhook needs a name of its own, got {names}"

@@ -22,6 +22,7 @@ import httpx
 from desk.api_records import ChangeRecord
 from desk.context import DeskContext
 from desk.settings import WebhookSettings
+from warehouse.errors import SettingsError
 from warehouse.feed import FeedBlock, read_feed
 from warehouse.webhook_deliveries import (
     MOST_CHANGES,
@@ -49,10 +50,17 @@ class WebhookSender:
         Args:
             context: The desk's.
             chance: Gives numbers from 0 to 1, by which waits differ.
+
+        Raises:
+            SettingsError: if there are webhooks, and no secret to sign with.
         """
         self._queue = context.queue
         self._webhooks = context.settings.webhooks
         secret = context.settings.webhook_secret
+        if self._webhooks and not secret:
+            # said here, as other hosts have the same settings file and need no secret of the desk
+            message = "webhooks need a secret to sign with; set NIGHTWARDEN_WEBHOOK_SECRET"
+            raise SettingsError(message)
         self._secret = secret.get_secret_value().encode() if secret else b""
         self._chance = chance
 

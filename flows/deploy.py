@@ -2,7 +2,6 @@
 
 import importlib
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -32,32 +31,24 @@ from flows.deployments import (
 from flows.probes import without_user
 from warehouse.errors import SettingsError, UserError
 
-SECRETS = (
-    "NIGHTWARDEN_WAREHOUSE__CATALOG",
-    "NIGHTWARDEN_QUEUE__DATABASE",
-    "NIGHTWARDEN_MLFLOW__TRACKING_URI",
-    "NIGHTWARDEN_SOURCE_DSN",
-    "NIGHTWARDEN_PSEUDONYM_KEY",
-    "NIGHTWARDEN_WEBHOOK_SECRET",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "MLFLOW_TRACKING_USERNAME",
-    "MLFLOW_TRACKING_PASSWORD",
-)
-"""Variables that a run may get from a Secret block of the server, which the worker opens."""
+SECRETS = tuple(dict.fromkeys(name for one in DEPLOYMENTS for name in one.secrets))
+"""Variables that a run may get from a Secret block of the server."""
 
 
 @dataclass(frozen=True)
 class Wishes:
     """How to deploy: when each deployment runs, where its settings are, who is notified.
 
-    Those not in ``chosen`` keep the schedule that the server has for them.
+    A deployment that exists and is not in ``chosen`` keeps its schedule, in another time zone where
+    one was asked for. ``worker_config`` is a path on the workers; None leaves what is there, and an
+    empty text leaves it to each worker.
     """
 
     crons: dict[str, str | None]
     time_zone: str
     chosen: frozenset[str] = frozenset()
-    worker_config: Path | None = None
+    is_zone_chosen: bool = False
+    worker_config: str | None = None
     notify: str | None = None
 
     def schedule(self, name: str) -> CronSchedule | None:
@@ -187,7 +178,6 @@ class _Deployer:
         flow = _load_flow(one.entrypoint)
         given = self._settings_of(one, flow)
         schedule = self._schedules[one.name]
-        when = f"{schedule.cron} ({schedule.timezone})" if schedule else "no schedule"
         try:
             found = self._client.read_deployment_by_name(f"{flow.name}/{one.name}")
         except ObjectNotFound:
@@ -196,19 +186,36 @@ class _Deployer:
             self._client.create_deployment(
                 flow_id, one.name, schedules=first, enforce_parameter_schema=True, **given
             )
-            return f"made, {when}"
+            return f"made, {_describe(schedule)}"
+        if self._wishes.worker_config is None:
+            del given["parameters"]
         self._client.update_deployment(found.id, DeploymentUpdate(**given))
         paused = ", paused" if found.paused else ""
-        if one.name in self._wishes.chosen:
-            self._set_schedule(found, schedule)
-            return f"updated, {when}{paused}"
-        self._set_schedule(found, found.schedules[0].schedule if found.schedules else None)
-        return f"updated, schedule as before{paused}"
+        if one.name not in self._wishes.chosen:
+            schedule = self._kept_schedule(found)
+        self._set_schedule(found, schedule)
+        return f"updated, {_describe(schedule)}{self._warn_of_zone(schedule)}{paused}"
+
+    def _kept_schedule(self, found: Any) -> Any:  # noqa: ANN401 (Prefect's answer, any schedule)
+        """Give the schedule that is there, in the time zone that was asked for."""
+        if not found.schedules:
+            return None
+        kept = found.schedules[0].schedule
+        zone = {"timezone": self._wishes.time_zone} if self._wishes.is_zone_chosen else {}
+        return kept.model_copy(update=zone)
+
+    def _warn_of_zone(self, schedule: Any) -> str:  # noqa: ANN401 (any schedule)
+        """Say so where a schedule is not in the source's time zone, and nobody asked for that."""
+        zone = self._wishes.time_zone
+        if schedule is None or self._wishes.is_zone_chosen or _zone_of(schedule) == zone:
+            return ""
+        return f", as before; the source's time zone is {zone}, see --time-zone"
 
     def _settings_of(self, one: Deployment, flow: Any) -> dict[str, Any]:  # noqa: ANN401 (any flow)
         opened = {
             name: f"{{{{ prefect.blocks.secret.{block_name(name)} }}}}"
             for name in self._report.secrets
+            if name in one.secrets
         }
         config = self._wishes.worker_config
         return {
@@ -224,7 +231,7 @@ class _Deployer:
                 collision_strategy=ConcurrencyLimitStrategy.ENQUEUE,
                 grace_period_seconds=GRACE_SECONDS,
             ),
-            "parameters": {"config": str(config) if config else None},
+            "parameters": {"config": config or None},
             "parameter_openapi_schema": parameter_schema(flow).model_dump(exclude_unset=True),
         }
 
@@ -251,6 +258,18 @@ def block_name(variable: str) -> str:
         'nightwarden-source-dsn'
     """
     return variable.lower().replace("_", "-")
+
+
+def _describe(schedule: Any) -> str:  # noqa: ANN401 (any schedule)
+    if schedule is None:
+        return "no schedule"
+    when = schedule.cron if isinstance(schedule, CronSchedule) else "a schedule other than cron's"
+    return f"{when} ({_zone_of(schedule)})"
+
+
+def _zone_of(schedule: Any) -> str:  # noqa: ANN401 (any schedule)
+    """Give a schedule's time zone; without one, Prefect takes UTC."""
+    return schedule.timezone or "UTC"
 
 
 def _load_flow(entrypoint: str) -> Any:  # noqa: ANN401 (any flow)

@@ -1,6 +1,5 @@
 """``nightwarden deploy``: schedules, pools and automations on a Prefect server."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,9 +21,9 @@ def deploy(  # noqa: PLR0913 (a command has as many parameters as it has options
         str | None, typer.Option(help="Of the schedules; the source's, if not given.")
     ] = None,
     worker_config: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
-            help="The settings file on the workers, instead of their NIGHTWARDEN_CONFIG."
+            help="The settings file on the workers; an empty text: that of NIGHTWARDEN_CONFIG there."
         ),
     ] = None,
     notify: Annotated[
@@ -40,9 +39,10 @@ def deploy(  # noqa: PLR0913 (a command has as many parameters as it has options
     """Make the scheduled deployments on the Prefect server that PREFECT_API_URL names.
 
     Makes or updates work pools, queues, deployments with their schedules, and automations; a
-    deployment or schedule that somebody paused stays so, and one that exists keeps its schedule
-    where no option names another. Secrets that the server has as Secret
-    blocks, such as nightwarden-source-dsn, are handed to the runs.
+    deployment or schedule that somebody paused stays so. A deployment that exists keeps its
+    schedule and its settings file unless an option names others; a time zone alone leaves its
+    hours. Secrets that the server has as Secret blocks, such as nightwarden-source-dsn, are handed
+    to the runs that need them.
 
     Example: `nightwarden deploy --cron "30 3 * * *" --time-zone Europe/Berlin`
     """
@@ -56,10 +56,14 @@ def deploy(  # noqa: PLR0913 (a command has as many parameters as it has options
     if dry_run:
         rows = [(one.name, one.pool, one.priority, crons[one.name] or "") for one in DEPLOYMENTS]
         show.plan_of_deployments(rows, zone, as_json=as_json)
+        if not as_json:
+            show.line(
+                "A deployment that exists keeps its own schedule unless an option names one."
+            )
         return
     engine.set_defaults()
     from flows.deploy import Wishes
     from flows.deploy import deploy as make
 
-    chosen = frozenset(crons if time_zone else asked)
-    show.deployed(make(Wishes(crons, zone, chosen, worker_config, notify)), as_json=as_json)
+    wishes = Wishes(crons, zone, frozenset(asked), time_zone is not None, worker_config, notify)
+    show.deployed(make(wishes), as_json=as_json)

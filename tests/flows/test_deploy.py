@@ -1,5 +1,7 @@
 """Deploying: four deployments with pools, queues, schedules, automations; again changes nothing."""
 
+import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +12,9 @@ from prefect.blocks.system import Secret
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentUpdate, WorkPoolCreate, WorkPoolUpdate
 
-from flows.deploy import block_name
+from flows.deploy import SECRETS, block_name
 from flows.deployments import DEPLOYMENTS, JOB_ENVIRONMENT
-from tests.flows.conftest import CONFIG
+from tests.flows.conftest import AS_OF, CONFIG
 from tests.flows.prefect_service import NIGHTWARDEN, PREFECT, clean_environment
 
 ROOT = Path(__file__).parents[2]
@@ -114,8 +116,43 @@ def test_schedule_that_is_given_up_is_removed(client: SyncPrefectClient, config:
     assert run("deploy", "--config", config, "--cron", "0 4 * * *", "--time-zone", "UTC")[0] == 0
     chosen = [("0 4 * * *", "UTC", True)]
     assert look(client)["nightly/nightly"]["schedules"] == chosen
-    assert run("deploy", "--config", config)[0] == 0  # as nightwarden up does each time
+    code, output, _ = run("deploy", "--config", config)  # as nightwarden up does each time
+    assert code == 0
     assert look(client)["nightly/nightly"]["schedules"] == chosen
+    told = "0 4 * * * (UTC), as before; the source's time zone is Europe/Berlin"
+    assert output.count("as before") == 3  # of nightly, train, maintain
+    assert told in output
+
+
+def test_time_zone_alone_leaves_the_hours_that_somebody_chose(
+    client: SyncPrefectClient, config: Path, run
+):
+    hours = ("--cron", "0 4 * * *", "--train-cron", "")
+    assert run("deploy", "--config", config, *hours)[0] == 0
+    code, output, _ = run("deploy", "--config", config, "--time-zone", "Asia/Tokyo")
+    assert code == 0
+    assert "0 4 * * * (Asia/Tokyo)" in output
+    assert "as before" not in output
+    found = {name: one["schedules"] for name, one in look(client).items()}
+    assert found == {
+        "nightly/nightly": [("0 4 * * *", "Asia/Tokyo", True)],
+        "train/train": [],
+        "backfill/backfill": [],
+        "maintain/maintain": [("0 12 * * *", "Asia/Tokyo", True)],
+    }
+
+
+def test_settings_file_of_the_workers_stays_until_another_is_named(
+    client: SyncPrefectClient, config: Path, run
+):
+    def deploy(*words: str) -> list[dict[str, Any]]:
+        assert run("deploy", "--config", config, *words)[0] == 0
+        return [one["parameters"] for one in look(client).values()]
+
+    where = "/srv/fraud/nightwarden.toml"
+    assert deploy("--worker-config", where) == [{"config": where}] * 4
+    assert deploy() == [{"config": where}] * 4  # as nightwarden up does, on a server that it joins
+    assert deploy("--worker-config", "") == [{"config": None}] * 4
 
 
 def test_secret_blocks_are_named_and_never_opened(client: SyncPrefectClient, config: Path, run):
@@ -125,13 +162,52 @@ def test_secret_blocks_are_named_and_never_opened(client: SyncPrefectClient, con
     assert code == 0
     assert '"NIGHTWARDEN_QUEUE__DATABASE"' in output
     assert "p4ssw0rd" not in output
-    for one in look(client).values():
-        given = one["job_variables"]["env"]["NIGHTWARDEN_QUEUE__DATABASE"]
-        assert given == "{{ prefect.blocks.secret.nightwarden-queue--database }}"
+    found = look(client)
+    given = found["nightly/nightly"]["job_variables"]["env"]["NIGHTWARDEN_QUEUE__DATABASE"]
+    assert given == "{{ prefect.blocks.secret.nightwarden-queue--database }}"
+    for one in found.values():
         assert one["parameters"] == {"config": str(where)}
     client.delete_block_document(
         client.read_block_document_by_name("nightwarden-queue--database", "secret").id
     )
+
+
+def test_each_deployment_gets_the_secrets_that_it_needs_and_no_other(
+    client: SyncPrefectClient, config: Path, run
+):
+    offered = {*SECRETS, "NIGHTWARDEN_WEBHOOK_SECRET"}
+    for name in offered:
+        Secret(value="p4ssw0rd").save(block_name(name), overwrite=True)
+    try:
+        assert run("deploy", "--config", config)[0] == 0
+    finally:
+        for name in offered:
+            block = client.read_block_document_by_name(block_name(name), "secret")
+            client.delete_block_document(block.id)
+    given = {
+        name.split("/")[0]: offered & set(one["job_variables"]["env"])
+        for name, one in look(client).items()
+    }
+    source = {"NIGHTWARDEN_SOURCE_DSN", "NIGHTWARDEN_PSEUDONYM_KEY"}
+    lake = {"NIGHTWARDEN_WAREHOUSE__CATALOG", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert given["nightly"] == given["backfill"] == offered - {"NIGHTWARDEN_WEBHOOK_SECRET"}
+    assert given["train"] == given["nightly"] - source
+    assert given["maintain"] == lake
+
+
+def test_training_and_maintenance_need_no_source_no_key_and_no_secret_of_the_desk(
+    project: Path, run
+):
+    text = project.read_text()
+    table = text.replace('"csv"', '"postgres"').replace("path =", "table =")
+    hook = '[[desk.webhooks]]\nname = "cases"\nurl = "http://127.0.0.1:9/"\n'
+    project.write_text(table + hook)
+    (project.parent / "nightwarden.key").unlink()
+    shutil.rmtree(project.parent / "in")
+    code, output, messages = run("train", "--config", project, "--as-of", AS_OF)
+    assert code == 0, output + messages
+    assert "Model version 2" in output
+    assert run("maintain", "--config", project)[0] == 0
 
 
 @pytest.mark.slow
@@ -199,3 +275,6 @@ def test_dry_run_asks_no_server(config: Path, run, monkeypatch: pytest.MonkeyPat
     assert code == 0
     assert "Europe/Berlin" in output
     assert "30 3" not in output
+    assert "A deployment that exists keeps its own schedule unless an option names one" in output
+    code, output, _ = run("deploy", "--config", config, "--dry-run", "--json")
+    assert json.loads(output)["time_zone"] == "Europe/Berlin"

@@ -186,6 +186,15 @@ def test_desk_loads_nothing_of_models():
     assert done.stdout.splitlines()[-2:] == ["[]", "[]"]
 
 
+def test_only_a_desk_with_webhooks_needs_the_secret_that_signs_them(run, config, users):
+    hook = '[[desk.webhooks]]\nname = "cases"\nurl = "http://127.0.0.1:9/"\n'
+    config.write_text(CONFIG + hook)
+    code, output, message = run("desk", "--port", 0)
+    assert (code, output) == (2, "")
+    assert "webhooks need a secret to sign with; set NIGHTWARDEN_WEBHOOK_SECRET" in message
+    assert users("add", "ada", "--no-password")[0] == 0
+
+
 def test_user_is_added_changed_and_listed(users, queue):
     assert users("add", "ada", "--role", "lead", "--password-stdin", stdin=f"{PASSWORD}\n")[0] == 0
     assert check_password(queue, "ada", PASSWORD).role == "lead"
