@@ -90,6 +90,20 @@ def test_secret_block_on_the_page_is_one_that_is_looked_for():
     assert "NIGHTWARDEN_SOURCE_DSN" in SECRETS
 
 
+def test_pictures_on_the_page_are_there_and_say_what_they_show():
+    pictures = re.findall(r"^!\[(.+)\]\((.+)\)$", TEXT, flags=re.MULTILINE)
+    assert [path for _, path in pictures if not (ROOT / "docs" / path).is_file()] == []
+    shown = {path for _, path in pictures}
+    assert shown == {f"images/{one.name}" for one in (ROOT / "docs/images").glob("prefect-*.png")}
+
+
+def test_slots_are_kept_where_the_page_says():
+    name = "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"
+    assert f"`{name}`" in TEXT
+    for file in ("systemd/nightwarden-prefect.service", "compose.yaml"):
+        assert name in (ROOT / "deploy" / file).read_text(encoding="utf-8")
+
+
 def test_page_names_files_of_deploy_that_there_are():
     named = set(re.findall(r"`(deploy/[\w./-]*\w)`", TEXT))
     assert named
