@@ -120,9 +120,9 @@ def test_night_before_a_backfill_keeps_its_lane(project: Path):
     assert (report.done, report.skipped) == ([day(1)], [day(0)])
     lanes = Counter((row[1], row[5]) for row in read_contents(project)["alerts"])
     assert lanes == {
-        (str(day(0)), "nightly"): night.queued.added,
-        (str(day(0)), "audit"): 1,
-        (str(day(1)), "backfill"): report.alerts_added,
+        (day(0), "nightly"): night.queued.added,
+        (day(0), "audit"): 1,
+        (day(1), "backfill"): report.alerts_added,
     }
 
 
