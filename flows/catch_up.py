@@ -15,7 +15,6 @@ from warehouse.errors import (
     BusyError,
     DayMissingError,
     DayRefusedError,
-    NightsFailedError,
     SourceError,
     UserError,
 )
@@ -53,24 +52,35 @@ class CaughtUp:
         return [p for p in self.problems if p.day not in told.get(p.kind, ())]
 
     def require_all(self) -> None:
-        """Say in one sentence which nights are not done; a missing day is reported once.
+        """Refuse to end well where nights are not done; a missing day is reported once.
 
         Raises:
             NightsFailedError: if there is one.
         """
-        news = self.news
-        if not news:
-            return
+        if self.news:
+            raise NightsFailedError(self)
+
+
+class NightsFailedError(UserError):
+    """Some nights that were due could not be done; the others were, as the outcome says."""
+
+    def __init__(self, outcome: CaughtUp) -> None:
+        """Take the outcome of the whole run."""
+        super().__init__(outcome)
+        self.outcome = outcome
+
+    def __str__(self) -> str:
+        """Say in one sentence which nights are not done."""
+        news = self.outcome.news
         kinds = dict.fromkeys(problem.kind for problem in news)
         named = "; ".join(
             f"{kind} {', '.join(str(p.day) for p in news if p.kind == kind)}" for kind in kinds
         )
-        message = (
-            f"{len(news)} of {len(news) + len(self.done)} nights that were due "
+        return (
+            f"{len(news)} of {len(news) + len(self.outcome.done)} nights that were due "
             f"are not done: {named}; the run of each says why, and the next run without a day "
             "tries them again"
         )
-        raise NightsFailedError(message)
 
 
 def plan_nights(context: Context, last: date, *, catch_up_days: int) -> list[DueNight]:

@@ -181,11 +181,16 @@ def nightly(
     Example: `nightwarden nightly --date 2026-02-01`
     """
     start_engine(config)
+    from flows.catch_up import NightsFailedError
     from flows.nightly import NightReport
     from flows.nightly import nightly as flow
 
     engine.wait_for_server()
-    found = flow(config, day.date() if day else None)
+    try:
+        found = flow(config, day.date() if day else None)
+    except NightsFailedError as error:
+        show.nights(error.outcome, as_json=as_json)
+        raise
     if isinstance(found, NightReport):
         show.night(found, as_json=as_json)
     else:

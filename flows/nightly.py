@@ -12,7 +12,14 @@ from flows.catch_up import CaughtUp, list_too_old, plan_nights, run_due_nights, 
 from flows.days import last_finished_day
 from flows.deployments import NIGHT_TAG
 from flows.options import find_config
-from flows.reports import log_steps, tell_of_night, tell_of_nights
+from flows.reports import (
+    log_steps,
+    problem_of,
+    show_problem,
+    tell_of_night,
+    tell_of_nights,
+    tell_of_problem,
+)
 from flows.settings import Settings
 from tasks.context import Context
 from tasks.promotion import champion_of
@@ -69,7 +76,7 @@ def nightly(
     log_steps()
     file = find_config(config)
     if day is not None:
-        return run_night(file, day, version)
+        return _run_named_night(file, day, version)
     settings = Settings.read(file)
     outcome = _catch_up(file, settings)
     tell_of_nights(outcome)
@@ -78,6 +85,18 @@ def nightly(
         note_missing_days(context.lake(), missing)
     outcome.require_all()
     return outcome
+
+
+def _run_named_night(file: Path, day: date, version: str | None) -> NightReport:
+    """Run one night, and show why where it cannot be done; a run that catches up tells of it."""
+    try:
+        return run_night(file, day, version)
+    except UserError as error:
+        problem = problem_of(day, error)
+        show_problem(problem)
+        if not flow_run.parent_flow_run_id:
+            tell_of_problem(problem)
+        raise
 
 
 def run_night(file: Path, day: date, version: str | None = None) -> NightReport:

@@ -162,7 +162,7 @@ def nights(found: "CaughtUp", *, as_json: bool) -> None:
     for report in found.done:
         _print_night(report)
     for problem in found.problems:
-        line(f"{problem.day} is still missing: {problem.reason}")
+        line(f"{problem.day} {problem.kind}: {problem.reason}")
     if not (found.done or found.problems):
         line("Every night that was due is done already")
 

@@ -24,10 +24,6 @@ class DayRefusedError(UserError):
     """A day broke a day rule: it is not published, and what was there before stays."""
 
 
-class NightsFailedError(UserError):
-    """Some of the nights that were due could not be done; the others were."""
-
-
 class WarehouseError(UserError):
     """The lake or the queue cannot be opened or written."""
 

@@ -1,5 +1,7 @@
 """Nights that are due: oldest first, each once, none beyond the last finished day; a bad one alone."""
 
+import json
+import pickle
 from datetime import UTC, date, datetime, time, timedelta
 from pathlib import Path
 
@@ -11,7 +13,14 @@ from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterName
 from prefect.flow_engine import run_flow
 from prefect.states import Scheduled
 
-from flows.catch_up import CaughtUp, plan_nights, run_due_nights, wait_for_day
+from flows.catch_up import (
+    CaughtUp,
+    NightProblem,
+    NightsFailedError,
+    plan_nights,
+    run_due_nights,
+    wait_for_day,
+)
 from flows.days import days_between
 from flows.ingest import ingest
 from flows.nightly import nightly
@@ -22,7 +31,7 @@ from tests.flows.conftest import CONFIG, day
 from tests.flows.contents import queued_as_flagged, read_contents
 from tests.flows.processes import finish, kill_after, start
 from warehouse.connection import Lake
-from warehouse.errors import DayMissingError, DayRefusedError, NightsFailedError
+from warehouse.errors import DayMissingError, DayRefusedError
 from warehouse.ledger import PartitionRun, due_nights, is_queued_after_landing
 
 LOOKBACK = timedelta(days=3)
@@ -98,6 +107,15 @@ def test_due_nights_are_done_in_order_and_once(fates, done, late, cut):
     again = world.catch_up(last)
     assert again.done == []
     assert world.ran == [night for night in tried if world.fates[night] != "good"]
+
+
+def test_error_of_nights_survives_the_way_through_prefect():
+    """Prefect stores the error of a run as a pickle, and gives it back to who waits for the run."""
+    problem = NightProblem(date(2026, 1, 2), "refused", "no")
+    error = NightsFailedError(CaughtUp([], [problem]))
+    again = pickle.loads(pickle.dumps(error))  # noqa: S301 (our own, made above)
+    assert str(again) == str(error)
+    assert "1 of 1 nights that were due are not done: refused 2026-01-02" in str(again)
 
 
 def test_day_is_waited_for_until_it_comes_or_the_time_is_over(tmp_path: Path):
@@ -216,6 +234,11 @@ def test_command_without_a_day_says_which_nights_are_not_done(project: Path, run
     assert code == 2
     told = messages.splitlines()[-1]
     assert told.startswith("Error: 1 of 1 nights that were due are not done: missing 20")
+    code, output, _ = run("nightly", "--config", project, "--json")
+    assert code == 2
+    found = json.loads(output)
+    assert found["done"] == []
+    assert [one["kind"] for one in found["problems"]] == ["missing"]
 
 
 def test_missing_day_fails_the_runs_of_its_night_and_is_listed_by_later_ones(project: Path):
