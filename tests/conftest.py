@@ -35,6 +35,11 @@ COLUMNS = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the test that mostly waits, so that it ends beside the others."""
+    items.sort(key=lambda item: "test_served" not in item.nodeid)
+
+
 class _Landing:
     """A folder for a source's files and a warehouse to land them in."""
 
