@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from subprocess import PIPE
@@ -142,15 +143,20 @@ def check_night(twin, shared, run):
 def test_a_copy_that_was_killed_is_finished_by_the_same_command(project, shared, run):
     words, moments = copy_words(project, shared), random.Random(11)  # noqa: S311 (no secret)
     program = [sys.executable, "-c", "from flows.cli import main; main()", *words]
-    killed = 0
-    for _ in range(3):
+    killed, seconds = 0, 8.0
+    for _ in range(12):  # one that ended before its moment tells how long the next takes
+        started = time.monotonic()
         with subprocess.Popen(program, stdout=PIPE, stderr=PIPE) as copy:  # noqa: S603 (our own command)
             with suppress(subprocess.TimeoutExpired):
-                copy.wait(moments.uniform(4, 20))
+                copy.wait(moments.uniform(0.3, 1) * seconds)
             copy.kill()
             copy.communicate()
+        if copy.returncode == 0:
+            seconds = time.monotonic() - started
         killed += copy.returncode != 0
-    assert killed
+        if killed == 3:
+            break
+    assert killed == 3
     code, output, _ = run(*words)
     assert code == 0, output
     assert read_contents(shared) == read_contents(project)
