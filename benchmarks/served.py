@@ -197,19 +197,18 @@ def prepare(scenario: Scenario, days: list[date]) -> None:
             scenario.deliver(day)
     started = time.monotonic()
     cpu.run("ingest", "--from", str(first), "--to", str(last), **secrets)
-    rate = time.monotonic() - started
-    scenario.say("prepare", f"{HISTORY} days ingested, s", round(rate, 1))
+    seconds = time.monotonic() - started
+    scenario.say("prepare", f"{HISTORY} days ingested, s", round(seconds, 1))
     cpu.run("train", "--as-of", str(days[0]), **secrets)
     cpu.run("nightly", "--date", str(days[0]), **secrets)
     for variable, value in secrets.items():
         make_secret_block(scenario.servers, variable.lower().replace("_", "-"), value)
     cpu.run("deploy", "--cron", "* * * * *", **secrets)
-    again = cpu.run("deploy", "--cron", "* * * * *", **secrets)
+    cpu.run("deploy", "--cron", "* * * * *", **secrets)
     schedules = scenario.deployment("nightly")["schedules"]
     scenario.say(
         "prepare", "schedules after deploying twice", len(schedules), right=len(schedules) == 1
     )
-    scenario.say("prepare", "deployed", again if isinstance(again, int) else "yes")
     scenario.start_worker(cpu, "cpu", "cpu-1")
     scenario.start_worker(scenario.gpu, "gpu", "gpu-1")
 
@@ -431,7 +430,7 @@ def staged(folder: Path) -> Iterator[tuple[Scenario, list[date]]]:
         texts = {
             name: SETTINGS.format(
                 source=folder / name / "in" / "{date}.csv",
-                data=found.s3.new_prefix() if name == "none" else f"s3://{found.s3.bucket}/lake",
+                data=f"s3://{found.s3.bucket}/lake",
                 mlflow=found.mlflow_url,
             )
             for name in ("cpu", "gpu")

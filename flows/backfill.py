@@ -8,13 +8,12 @@ from typing import Literal
 
 from prefect import flow
 
-from flows.catch_up import NightProblem
+from flows.catch_up import NightProblem, problem_of
 from flows.days import days_between
 from flows.options import find_config
 from flows.reports import (
     BackfillProgress,
     log_steps,
-    problem_of,
     tell_of_backfill,
     tell_of_failed_members,
 )

@@ -37,6 +37,15 @@ class NightProblem:
     reason: str
 
 
+def problem_of(day: date, error: UserError) -> NightProblem:
+    """Name what kind of mistake kept a day from being done."""
+    if isinstance(error, DayMissingError):
+        return NightProblem(day, "missing", str(error))
+    if isinstance(error, DayRefusedError):
+        return NightProblem(day, "refused", str(error))
+    return NightProblem(day, "failed", str(error))
+
+
 @dataclass(frozen=True)
 class CaughtUp:
     """The nights that were done, and those that could not be."""
@@ -143,12 +152,8 @@ def _attempt(
 ) -> NightProblem | None:
     try:
         done.append(run(night))
-    except DayMissingError as error:
-        return NightProblem(night.day, "missing", str(error))
-    except DayRefusedError as error:
-        return NightProblem(night.day, "refused", str(error))
     except UserError as error:
-        return NightProblem(night.day, "failed", str(error))
+        return problem_of(night.day, error)
     except Exception as error:  # noqa: BLE001 (any trouble of a night is its own, not the next one's)
         # a driver's own words may hold a password, so only the kind of trouble is passed on
         return NightProblem(

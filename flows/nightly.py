@@ -8,13 +8,19 @@ from pathlib import Path
 from prefect import flow, tags
 from prefect.runtime import flow_run
 
-from flows.catch_up import CaughtUp, list_too_old, plan_nights, run_due_nights, wait_for_day
+from flows.catch_up import (
+    CaughtUp,
+    list_too_old,
+    plan_nights,
+    problem_of,
+    run_due_nights,
+    wait_for_day,
+)
 from flows.days import last_finished_day
 from flows.deployments import NIGHT_TAG
 from flows.options import find_config
 from flows.reports import (
     log_steps,
-    problem_of,
     show_problem,
     tell_of_night,
     tell_of_nights,

@@ -24,7 +24,6 @@ from flows.catch_up import NightProblem
 from flows.settings import Settings
 from tasks.steps import AUDIT, TrainedModel
 from tasks.tracking import MODEL_NAME
-from warehouse.errors import DayMissingError, DayRefusedError, UserError
 
 if TYPE_CHECKING:
     from flows.backfill import BackfillReport
@@ -142,15 +141,6 @@ def tell_of_nights(outcome: "CaughtUp") -> None:
     )
     for problem in outcome.news:
         tell_of_problem(problem)
-
-
-def problem_of(day: date, error: UserError) -> NightProblem:
-    """Name what kind of mistake kept a day from being done."""
-    if isinstance(error, DayMissingError):
-        return NightProblem(day, "missing", str(error))
-    if isinstance(error, DayRefusedError):
-        return NightProblem(day, "refused", str(error))
-    return NightProblem(day, "failed", str(error))
 
 
 def show_problem(problem: NightProblem) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
+
+from tests.services import free_port
 
 START_SECONDS = 180.0
 PREFECT = (sys.executable, "-m", "prefect")
@@ -31,9 +32,7 @@ class PrefectService:
     def __init__(self, folder: Path) -> None:
         """Choose the port; ``with`` starts the server."""
         self.folder = folder
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = int(probe.getsockname()[1])
+        self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}/api"
         self.home = folder / "server"
         self._processes: list[subprocess.Popen[bytes]] = []

@@ -11,8 +11,8 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 
 from flows import show
-from flows.catch_up import CaughtUp, NightProblem
-from flows.reports import _place, problem_of, show_problem, tell_of_problem
+from flows.catch_up import CaughtUp, NightProblem, problem_of
+from flows.reports import _place, show_problem, tell_of_problem
 from flows.settings import Settings
 from tests.flows.conftest import CONFIG
 from tests.flows.test_backfill import events
